@@ -1,0 +1,3 @@
+"""Unsupervised video object segmentation: the main moving object of any video, with no click and no first-frame mask."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,22 @@
+"""Fixtures for every test: small thread pools and the optional folder of real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Two cores, many small tensors: more threads only wait for one another.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real frames, weights and golden values beside the checkout, or a skip that says so."""
+    if not SHARED.is_dir():
+        pytest.skip("real data and golden values are not here: no folder 'shared' beside the checkout")
+    return SHARED
