@@ -33,6 +33,21 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class MaskRule:
+    """How the mask files of a dataset are to be understood.
+
+    Attributes:
+        above: A pixel is foreground where its value (palette index, grey level, or any colour channel) is above this:
+            0 for object labels, 127 for grey saliency maps.
+        any_size: The dataset is published with masks of another size than their frames: they are resized to the
+            frame (nearest pixel) instead of refused.
+    """
+
+    above: int = 0
+    any_size: bool = False
+
+
+@dataclass(frozen=True)
 class Video:
     """A sequence: either a list of frames (a folder of images) or one movie file.
 
@@ -42,6 +57,7 @@ class Video:
         file: The movie file, or None for a folder of images.
         dataset: Name of the dataset that it comes from.
         category: Class of the main object, for benchmarks that average over classes.
+        masks: How its mask files are to be understood.
 
     Raises:
         UserError: It has neither frames nor file, or both, or two frames of one name.
@@ -52,6 +68,7 @@ class Video:
     file: Path | None = None
     dataset: str = ""
     category: str | None = None
+    masks: MaskRule = MaskRule()
 
     def __post_init__(self) -> None:
         if (self.file is None) == (not self.frames):
@@ -73,7 +90,8 @@ class Sample(TypedDict, total=False):
     """One frame as a dataset yields it; ``data.dataset.collate`` makes a `Batch` of several.
 
     ``rgb`` (3, H, W) float32 in [0, 1]; ``flow`` (2, H, W) float32, pixels of this map's own grid, x then y;
-    ``mask`` (1, H, W) float32 {0, 1} (absent when there is no ground truth). H, W: the network's size. At the
+    ``mask`` (1, H, W) float32 {0, 1} (absent when there is no ground truth). H, W: the network's size. ``motion`` ()
+    bool: False where the motion stream is to see the RGB frame instead of the flow (motion as option). At the
     frame's own size (H0, W0): ``truth`` bool or None, ``image`` (H0, W0, 3) uint8, ``size`` (H0, W0).
     ``video`` and ``frame``: names, which together are the sample's key.
     """
@@ -81,6 +99,7 @@ class Sample(TypedDict, total=False):
     rgb: Tensor
     flow: Tensor
     mask: Tensor
+    motion: Tensor
     video: str
     frame: str
     size: tuple[int, int]
@@ -95,6 +114,7 @@ class Batch(TypedDict, total=False):
         rgb: (B, 3, H, W) float32 in [0, 1].
         flow: (B, 2, H, W) float32, pixels of the map's own grid, x then y.
         mask: (B, 1, H, W) float32, 0 or 1.
+        motion: (B,) bool, False where the motion stream is to see the RGB frame instead of the flow.
         video: Sequence names.
         frame: Frame names.
         size: Original sizes (H0, W0).
@@ -105,6 +125,7 @@ class Batch(TypedDict, total=False):
     rgb: Tensor
     flow: Tensor
     mask: Tensor
+    motion: Tensor
     video: list[str]
     frame: list[str]
     size: list[tuple[int, int]]

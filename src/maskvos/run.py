@@ -1,0 +1,209 @@
+"""The one entrypoint: compose the configuration, check it, build the parts, do the task, return its metrics.
+
+    python -m maskvos.run +experiment=swin_t
+
+The only file that imports Hydra. From Python: ``run(compose(["+experiment=smoke"]))``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from maskvos.errors import UserError, nearest
+from maskvos.models.weights import load_state, read_checkpoint
+from maskvos.system import SegmentationSystem
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parent
+CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
+
+
+def compose(overrides: Sequence[str] = (), run_dir: str | Path | None = None) -> DictConfig:
+    """The configuration that the command line would give, for tests and notebooks.
+
+    Args:
+        overrides: As on the command line: ``["+experiment=smoke", "optim.lr=1e-4"]``.
+        run_dir: The run's folder; by default ``<paths.runs>/<name>/<date and time>``.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=list(overrides))
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    cfg.paths.run = str(run_dir or Path(cfg.paths.runs) / cfg.name / stamp)
+    return cfg
+
+
+def build(node: DictConfig, **kwargs: Any) -> Any:
+    """Instantiate a node of the configuration; plain containers inside, a user's error kept as it is."""
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def build_system(cfg: DictConfig) -> SegmentationSystem:
+    """The LightningModule with network, loss, protocol, optimiser and schedule."""
+    return SegmentationSystem(
+        network=build(cfg.model),
+        loss=build(cfg.loss),
+        protocol=build(cfg.protocol),
+        optimizer=build(cfg.optim),
+        schedule=build(cfg.schedule),
+        aux_weight=cfg.aux_weight,
+        config=OmegaConf.to_container(cfg, resolve=True),
+    )
+
+
+def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bool = True) -> pl.Trainer:
+    """The Lightning trainer with the callbacks and loggers of the configuration."""
+    loggers = [build(node) for node in cfg.logger.values()] if logged else []
+    callbacks = [build(node) for node in cfg.callbacks.values()]
+    trainer = build(cfg.trainer, callbacks=[*callbacks, *extra], logger=loggers or False)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return trainer
+
+
+def load_weights(system: SegmentationSystem, path: str | Path, strict: bool = True) -> None:
+    """Put a checkpoint's weights into the network; when not strict, what does not fit is told and left as it was."""
+    checkpoint = read_checkpoint(path)
+    made = checkpoint.get("maskvos", {}).get("config", {})
+    source = f"{path} (trained as '{made['name']}')" if "name" in made else str(path)
+    weights = checkpoint.get("state_dict", checkpoint)
+    network = {key.removeprefix("network."): value for key, value in weights.items()}
+    for line in load_state(system.network, network, source=source, strict=strict):
+        log.warning("init_from: %s", line)
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Train; leaves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run's folder."""
+    system, datamodule, trainer = build_system(cfg), build(cfg.data), build_trainer(cfg)
+    if cfg.ckpt_path is not None:
+        load_weights(system, cfg.ckpt_path)  # says what does not fit before anything starts
+    elif cfg.init_from is not None:
+        load_weights(system, cfg.init_from, strict=False)
+    trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+    best = trainer.checkpoint_callback
+    if best is not None and best.best_model_path:
+        log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
+    log.info("run: %s", trainer.default_root_dir)
+    return scores(trainer)
+
+
+def test(cfg: DictConfig) -> dict[str, float]:
+    """Score a checkpoint on the test split."""
+    system = trained_system(cfg)
+    trainer = build_trainer(cfg)
+    trainer.test(system, build(cfg.data), verbose=False)
+    return scores(trainer)
+
+
+def predict(cfg: DictConfig) -> dict[str, float]:
+    """Write masks for a movie, a folder of frames, or a folder of such."""
+    if cfg.input is None:
+        raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
+    system = trained_system(cfg)
+    writer = build(cfg.writer)
+    trainer = build_trainer(cfg, extra=[writer], logged=False)
+    trainer.predict(system, build(cfg.data, done=writer.done), return_predictions=False)
+    return writer.metrics()
+
+
+def trained_system(cfg: DictConfig) -> SegmentationSystem:
+    """The system with the weights of ``ckpt_path``."""
+    if cfg.ckpt_path is None:
+        raise UserError(f"task={cfg.task}: no weights; give ckpt_path=<checkpoint of a training>")
+    system = build_system(cfg)
+    load_weights(system, cfg.ckpt_path)
+    return system
+
+
+def scores(trainer: pl.Trainer) -> dict[str, float]:
+    """The last logged metrics as plain numbers."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {"train": train, "test": test, "predict": predict}
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Do ``cfg.task`` and return its metrics.
+
+    Raises:
+        UserError: Something in the configuration or in the data that it names does not fit.
+    """
+    if cfg.task not in TASKS:
+        raise UserError(f"task={cfg.task}: there is no such task; {nearest(str(cfg.task), TASKS)}")
+    if cfg.seed is not None:
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    return TASKS[cfg.task](cfg)
+
+
+def refuse_nested_launch(cfg: DictConfig) -> None:
+    """A sweep whose jobs start processes of their own would be started again, whole, by each of these."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "auto", [0]):
+        raise UserError(
+            f"-m with trainer.devices={cfg.trainer.devices}: every process of a job would launch the sweep again; "
+            "sweep with trainer.devices=1, or start the runs one by one"
+        )
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _hydra_main(cfg: DictConfig) -> float | None:
+    refuse_nested_launch(cfg)
+    return run(cfg).get("val/jf")
+
+
+def main() -> None:
+    """The command: `run` on what the command line composes; a user's mistake ends with one message and status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; what a user reads is decided here
+    try:
+        _hydra_main()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(_fail(error))
+
+
+def _fail(error: Exception) -> int:
+    print(f"error: {explain(error)}", file=sys.stderr)
+    return 2
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, with the nearest right name where a name was mistyped."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name}: there is no such {group}; {nearest(name, error.options)}"
+    message = str(error)
+    unknown = re.search(r"Could not override '([\w.@/]+)'", message)
+    if unknown:
+        key = unknown.group(1)
+        return f"{key}: there is no such setting; {nearest(key, _keys(compose()))} (--cfg job lists all)"
+    return message if isinstance(error, UserError) else f"{message}\n{error.__cause__ or ''}".strip()
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items_ex(resolve=False):
+        yield f"{prefix}{key}"
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+if __name__ == "__main__":
+    main()

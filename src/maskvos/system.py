@@ -1,0 +1,172 @@
+"""The LightningModule: training, validation, test and prediction steps, optimiser groups, schedule, metric logging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from maskvos import __version__
+from maskvos.metrics.protocol import Protocol
+from maskvos.metrics.video import VideoMetric
+from maskvos.models.network import MaskVOS
+from maskvos.types import Batch
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Split the trainable parameters by whether weight decay applies to them.
+
+    Decay pulls towards zero what scales a signal; norms, biases, position tables and query or level embeddings have
+    no such meaning, so they are left alone (as in the Swin and Mask2Former recipes).
+
+    Returns:
+        Two groups for an optimiser, ``decay`` and ``no_decay`` (with ``weight_decay`` 0); empty groups are left out.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
+    embeddings = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        spared = parameter.ndim <= 1 or "relative_position" in name or "embed" in name.rsplit(".", 1)[-1]
+        groups["no_decay" if spared or id(parameter) in embeddings else "decay"].append(parameter)
+    options = {"decay": {}, "no_decay": {"weight_decay": 0.0}}
+    return [{"params": params, "name": name, **options[name]} for name, params in groups.items() if params]
+
+
+def probabilities(logits: Tensor, sizes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
+    """Foreground probability of each map at its frame's own size.
+
+    Args:
+        logits: (B, 1, H, W), any float dtype.
+        sizes: B original sizes (H0, W0), pixels.
+
+    Returns:
+        B arrays (H0, W0), float32 in [0, 1]; logits are resized bilinearly, then squashed.
+    """
+    maps = []
+    for logit, size in zip(logits.detach().float(), sizes, strict=True):
+        resized = F.interpolate(logit[None], size=tuple(size), mode="bilinear", align_corners=False)
+        maps.append(resized.sigmoid()[0, 0].cpu().numpy())
+    return maps
+
+
+class SegmentationSystem(pl.LightningModule):
+    """Trains, scores and runs a network.
+
+    Args:
+        network: From (rgb, flow) to logits.
+        loss: From (logits, mask), both (B, 1, H, W), to a scalar.
+        optimizer: Makes an optimiser of parameter groups; None where nothing is trained.
+        schedule: Makes a scheduler of (optimizer, total steps), stepped at each optimiser step; None: constant rate.
+        protocol: Which frames count and how they are averaged, in validation and test.
+        aux_weight: Weight of the mean loss over the masks of the intermediate decoder layers; 0 computes none of them.
+        config: The resolved configuration as plain containers; travels in every checkpoint, so that a checkpoint
+            tells how it was made.
+    """
+
+    def __init__(
+        self,
+        network: MaskVOS,
+        loss: nn.Module,
+        protocol: Protocol,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        aux_weight: float = 0.0,
+        config: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.aux_weight = aux_weight
+        self.config = config or {}
+        self.val_metric = VideoMetric(protocol)
+        self.test_metric = VideoMetric(protocol)
+
+    def forward(self, rgb: Tensor, flow: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) of rgb (B, 3, H, W) in [0, 1] and flow (B, 2, H, W) in pixels."""
+        return self.network.segment(rgb, flow)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss on one batch, with the intermediate masks' losses where they are asked for."""
+        size = len(batch["video"])
+        if self.aux_weight > 0:
+            logits, intermediate = self.network.segment(batch["rgb"], batch["flow"], aux=True)
+            loss = self.loss(logits, batch["mask"])
+            total = loss + self.aux_weight * self._auxiliary_loss(intermediate, batch["mask"])
+            self.log("train/loss_mask", loss.detach(), batch_size=size)
+        else:
+            total = self.loss(self(batch["rgb"], batch["flow"]), batch["mask"])
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        return total
+
+    def _auxiliary_loss(self, intermediate: list[Tensor], mask: Tensor) -> Tensor:
+        """Mean loss of smaller maps, each resized to the mask."""
+        resized = (F.interpolate(m, size=mask.shape[-2:], mode="bilinear", align_corners=False) for m in intermediate)
+        return torch.stack([self.loss(m, mask) for m in resized]).mean()
+
+    def on_validation_epoch_start(self) -> None:
+        """Tell the metric which frames there are, so that it knows a sequence's first and last."""
+        self.val_metric.expect(self.trainer.datamodule.videos("val"))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
+        logits = self(batch["rgb"], batch["flow"])
+        self._score(self.val_metric, logits, batch)
+        if "mask" in batch:
+            self.log("val/loss", self.loss(logits, batch["mask"]), batch_size=len(batch["video"]), sync_dist=True)
+        return logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/j, val/f, val/jf."""
+        self._log_scores(self.val_metric, "val")
+
+    def on_test_epoch_start(self) -> None:
+        """Tell the metric which frames there are."""
+        self.test_metric.expect(self.trainer.datamodule.videos("test"))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
+        logits = self(batch["rgb"], batch["flow"])
+        self._score(self.test_metric, logits, batch)
+        return logits
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/j, test/f, test/jf; `callbacks.TestResults` writes the tables."""
+        self._log_scores(self.test_metric, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
+        """Foreground probabilities, one (H0, W0) float32 array for each frame, at its own size."""
+        return probabilities(self(batch["rgb"], batch["flow"]), batch["size"])
+
+    def _score(self, metric: VideoMetric, logits: Tensor, batch: Batch) -> None:
+        metric.update(probabilities(logits, batch["size"]), batch["truth"], batch["video"], batch["frame"])
+
+    def _log_scores(self, metric: VideoMetric, stage: str) -> None:
+        # Already the same on every process: the metric gathers its frames itself.
+        scores = metric.compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, prog_bar=stage == "val")
+        if stage == "val":
+            metric.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over `parameter_groups`, and the schedule over all steps of the training."""
+        if self.optimizer is None:
+            return None
+        optimizer = self.optimizer(parameter_groups(self.network))
+        if self.schedule is None:
+            return optimizer
+        scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add how the weights were made: version and configuration, as plain containers (`weights_only=True` loads)."""
+        checkpoint["maskvos"] = {"version": __version__, "config": self.config}

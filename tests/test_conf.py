@@ -1,0 +1,77 @@
+"""Every yaml composes; an experiment changes settings and adds none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from maskvos.run import CONF, compose, explain
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "local"))
+MEMBERS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def override(group: str, name: str) -> str:
+    return f"+{group}={name}" if group in ("experiment", "sweep") else f"{group}={name}"
+
+
+def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items_ex(resolve=False):
+        yield f"{prefix}{key}"
+        if isinstance(value, DictConfig):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize(("group", "name"), MEMBERS, ids="/".join)
+def test_every_yaml_composes_and_resolves(group: str, name: str) -> None:
+    cfg = compose([override(group, name)])
+    OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_add_no_setting(name: str) -> None:
+    raw = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    groups = [
+        f"{key.split('/')[-1]}={value}"
+        for entry in raw.get("defaults", [])
+        if isinstance(entry, dict)
+        for key, value in entry.items()
+    ]
+    allowed = set(keys(compose(groups)))
+    added = [key for key in keys(compose([f"+experiment={name}"])) if key not in allowed]
+    assert not added, f"experiment/{name}.yaml adds settings that nothing reads: {added}"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_experiments_are_global(path: Path) -> None:
+    assert path.read_text().startswith("# @package _global_\n")
+
+
+def test_no_absolute_path_in_any_yaml() -> None:
+    for path in CONF.rglob("*.yaml"):
+        lines = [line.split("#")[0] for line in path.read_text().splitlines()]
+        assert not [line for line in lines if ": /" in line], path
+
+
+def test_seed_zero_is_a_seed() -> None:
+    assert compose(["seed=0"]).seed == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["backbone=swin_tt"], "swin_t"),
+        (["+experiment=smokey"], "smoke"),
+        (["optim.lrr=1"], "optim.lr"),
+        (["dat.batch_size=1"], "data.batch_size"),
+    ],
+)
+def test_mistyped_names_get_the_nearest(overrides: list[str], says: str) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011 - Hydra has several
+        compose(overrides)
+    assert f"'{says}'" in explain(error.value)

@@ -1,0 +1,90 @@
+"""The direction of imports: a file imports only from rooms below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "maskvos"
+
+# Lowest first. A file may import from its own room and from rooms that stand before it.
+ROOMS = [
+    ["errors"],
+    ["types"],
+    ["draw"],
+    ["flow.codec"],
+    ["flow.base", "flow.dis", "flow.raft"],
+    ["flow.store", "flow.compute"],
+    ["metrics.functional", "metrics.vsod", "metrics.multi_object"],
+    ["metrics.protocol"],
+    ["metrics.video", "metrics.folder"],
+    ["models.backbones"],
+    ["models"],
+    ["data.video_io", "data.textures"],
+    ["data.synthetic"],
+    ["data.datasets"],
+    ["data.dataset", "data.transforms"],
+    ["data.datamodule", "data.check"],
+    ["schedules"],
+    ["system"],
+    ["writers"],
+    ["callbacks"],
+    ["report"],
+    ["run"],
+]
+
+
+def room(module: str) -> int:
+    """Index of the room of a module, by its longest matching prefix."""
+    matches = [
+        (len(prefix), index)
+        for index, prefixes in enumerate(ROOMS)
+        for prefix in prefixes
+        if module == prefix or module.startswith(prefix + ".")
+    ]
+    return max(matches)[1] if matches else -1
+
+
+def imports(path: Path) -> list[str]:
+    """Modules of maskvos that a file imports, without the leading ``maskvos.``, wherever in the file it does so."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("maskvos"):
+            base = (node.module or "").removeprefix("maskvos").lstrip(".")
+            names = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
+            found += [name if room(name) >= 0 else base for name in names]
+        elif isinstance(node, ast.Import):
+            found += [a.name.removeprefix("maskvos.") for a in node.names if a.name.startswith("maskvos.")]
+    return [name for name in found if name and not name.startswith("__")]
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path) -> None:
+    module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    own = room(module)
+    assert own >= 0, f"{module} stands in no room: add it to ROOMS where it belongs"
+    upward = [name for name in imports(path) if room(name) > own]
+    assert not upward, f"{module} imports from above: {upward}"
+
+
+def test_only_run_imports_hydra() -> None:
+    users = [
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "hydra" for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hydra")
+    ]
+    assert set(users) == {"run.py"}
+
+
+def test_measures_need_no_torch() -> None:
+    code = "import sys, maskvos.metrics.functional; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

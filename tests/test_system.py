@@ -1,0 +1,95 @@
+"""The LightningModule around a network that is small enough to reason about."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskvos.metrics.protocol import Protocol
+from maskvos.models.losses import BCE
+from maskvos.system import SegmentationSystem, parameter_groups, probabilities
+from maskvos.types import Batch
+
+
+class OneConv(nn.Module):
+    """Logits from one convolution over rgb and flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 1, 3, padding=1)
+
+    def segment(self, rgb: Tensor, flow: Tensor, aux: bool = False) -> Any:
+        logits = self.conv(torch.cat([rgb, flow], 1))
+        return (logits, [logits[..., ::2, ::2]]) if aux else logits
+
+
+def system(**kwargs: Any) -> SegmentationSystem:
+    torch.manual_seed(0)
+    return SegmentationSystem(OneConv(), BCE(), Protocol(), **kwargs)
+
+
+def batch(size: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "rgb": torch.rand(size, 3, 16, 16, generator=generator),
+        "flow": torch.randn(size, 2, 16, 16, generator=generator),
+        "mask": (torch.rand(size, 1, 16, 16, generator=generator) > 0.5).float(),
+        "video": ["a"] * size,
+        "frame": [f"{i:05d}" for i in range(size)],
+        "size": [(24 + i, 40) for i in range(size)],
+    }
+
+
+def test_parameter_groups_hold_each_parameter_once_and_spare_norms_and_biases() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2), nn.Embedding(5, 4))
+    module[0].bias.requires_grad_(False)
+    groups = {group["name"]: group for group in parameter_groups(module)}
+    assert {id(p) for p in groups["decay"]["params"]} == {id(module[0].weight), id(module[2].weight)}
+    spared = {id(p) for p in (module[1].weight, module[1].bias, module[2].bias, module[3].weight)}
+    assert {id(p) for p in groups["no_decay"]["params"]} == spared
+    assert groups["no_decay"]["weight_decay"] == 0
+
+
+def test_probabilities_come_at_each_frame_s_own_size() -> None:
+    logits = torch.full((2, 1, 4, 4), -3.0)
+    logits[1] = 3.0
+    small, large = probabilities(logits, [(5, 7), (480, 854)])
+    assert small.shape == (5, 7)
+    assert large.shape == (480, 854)
+    assert small.dtype == np.float32
+    assert small == pytest.approx(1 / (1 + np.exp(3.0)))
+    assert large == pytest.approx(1 / (1 + np.exp(-3.0)))
+
+
+def test_predict_step_is_independent_of_the_batch() -> None:
+    module, both = system(), batch(2)
+    one = [{k: v[i : i + 1] for k, v in both.items()} for i in range(2)]
+    together = module.predict_step(both, 0)
+    for index, single in enumerate(one):
+        assert module.predict_step(single, 0)[0] == pytest.approx(together[index], abs=1e-6)
+
+
+def test_auxiliary_weight_changes_the_loss_and_zero_does_not_compute_it() -> None:
+    plain, with_aux = system(), system(aux_weight=0.5)
+    for module in (plain, with_aux):
+        module.log = lambda *args, **kwargs: None
+    assert with_aux.training_step(batch(), 0) > plain.training_step(batch(), 0)
+
+
+def test_optimizer_and_schedule_are_made_from_partials() -> None:
+    module = system(optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.01))
+    optimizer = module.configure_optimizers()
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.01, 0.0}
+
+
+def test_checkpoint_carries_plain_containers(tmp_path) -> None:
+    module = system(config={"name": "x", "optim": {"lr": 0.1}})
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["maskvos"]["config"]["optim"]["lr"] == 0.1
