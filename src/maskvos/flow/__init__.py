@@ -1,0 +1,1 @@
+"""Optical flow: estimated, read and written, drawn in colours, kept on disk."""

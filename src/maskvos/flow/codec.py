@@ -1,0 +1,280 @@
+"""Optical flow on disk (``.flo``, 16-bit KITTI PNG) and as a colour picture (Middlebury wheel), both ways.
+
+A flow map in numpy is (H, W, 2) float32, pixels of its own grid, x then y; in torch it is (B, 2, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskvos.errors import UserError
+
+FLOW_SUFFIXES = (".flo", ".png", ".jpg", ".jpeg")
+"""Endings that `read_flow` understands."""
+
+_FLO_MAGIC = b"PIEH"
+# Middlebury marks unknown flow by components above this.
+_FLO_UNKNOWN = 1e9
+_KITTI_SCALE = 64.0
+_KITTI_ZERO = 2**15
+
+# The wheel has 55 colours in six straight stretches (red-yellow 15, yellow-green 6, green-cyan 4, cyan-blue 11,
+# blue-magenta 13, magenta-red 6); positions on it run from 0 to 54.
+_WHEEL_HALF = 27.0
+# The published table of colours is rounded down, so a rising stretch lies up to 12/13 of a level below its line.
+_ROUNDED = 12 / 13 / 255
+
+
+def flow_to_rgb_tensor(flow: Tensor) -> Tensor:
+    """Draw flow by the Middlebury colour wheel: hue is direction, saturation is magnitude, white is no motion.
+
+    Each map is normalised by its own largest magnitude. The 55 colours of the wheel lie on straight lines, so they
+    are computed, not looked up: elementwise operations on fixed shapes only, without reading a value back to the
+    host, which suits ``torch.compile``, ONNX and autocast (it computes in float32 whatever comes in). No gradient
+    flows through it. Vectors that are not finite are drawn as no motion; a map without motion is white.
+
+    Wheel: Baker et al., "A Database and Evaluation Methodology for Optical Flow", ICCV 2007; equals
+    ``torchvision.utils.flow_to_image`` of each single map to within one level of 255.
+
+    Args:
+        flow: (B, 2, H, W), any floating type, pixels, x then y.
+
+    Returns:
+        (B, 3, H, W) float32 RGB in [0, 1].
+    """
+    flow = flow.detach().float().nan_to_num(0.0, 0.0, 0.0)
+    u, v = flow.unbind(1)
+    magnitude = (u * u + v * v).sqrt()
+    magnitude = magnitude / magnitude.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    # The tiny offset keeps 0 / 0 out of runtimes that build atan2 from a division.
+    position = torch.atan2(v, -(u + 1e-30)) * (-_WHEEL_HALF / math.pi) + _WHEEL_HALF
+    red = torch.maximum(position * (-1 / 6) + 21 / 6, position * (1 / 13) - (36 / 13 + _ROUNDED))
+    green = torch.minimum(position * (1 / 15), position * (-1 / 11) + 36 / 11)
+    blue = torch.minimum(position * (1 / 4) - (21 / 4 + _ROUNDED), position * (-1 / 6) + 55 / 6)
+    return torch.stack([(c.clamp(0.0, 1.0) - 1.0) * magnitude + 1.0 for c in (red, green, blue)], 1)
+
+
+def flow_to_rgb(flow: np.ndarray) -> np.ndarray:
+    """Draw one flow map by the Middlebury colour wheel, see `flow_to_rgb_tensor`.
+
+    Args:
+        flow: (H, W, 2) float, pixels, x then y.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    rgb = flow_to_rgb_tensor(torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1)[None])[0]
+    return rgb.mul_(255.0).byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def rgb_to_flow(rgb: np.ndarray, max_flow: float = 1.0) -> np.ndarray:
+    """Decode a picture in the colours of the Middlebury wheel back to vectors.
+
+    Saturation gives the magnitude and hue the direction. The picture does not say its scale: pictures are normalised
+    by the largest magnitude of the map, so the vectors come out as shares of ``max_flow``. Colours that
+    compression has moved off the wheel go to the nearest hue and saturation.
+
+    Args:
+        rgb: (H, W, 3) uint8 RGB.
+        max_flow: Length in pixels of a fully saturated vector.
+
+    Returns:
+        (H, W, 2) float32, x then y.
+    """
+    hsv = cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2HSV)
+    # Corners of the wheel and their hues in degrees; the last position, 54, is one sixth short of red again.
+    position = np.interp(hsv[..., 0], (0, 60, 120, 180, 240, 300, 350), (0, 15, 21, 25, 36, 49, 54))
+    angle = (position.astype(np.float32) / _WHEEL_HALF - 1.0) * math.pi
+    length = hsv[..., 1] * np.float32(max_flow)
+    return np.stack([-length * np.cos(angle), -length * np.sin(angle)], -1)
+
+
+def encode_kitti(flow: np.ndarray) -> np.ndarray:
+    """Pack flow into the three 16-bit channels of KITTI: steps of 1/64 pixel, range -512 to 511.98 pixels.
+
+    Longer vectors are cut to that range, component by component; vectors that are not finite are marked invalid.
+    Format: development kit of the KITTI flow benchmark 2012/2015.
+
+    Args:
+        flow: (H, W, 2) float, pixels, x then y.
+
+    Returns:
+        (H, W, 3) uint16: x, y, valid (0 or 1).
+    """
+    valid = np.isfinite(flow).all(-1)
+    packed = np.zeros((*flow.shape[:2], 3), np.uint16)
+    steps = np.where(valid[..., None], flow, 0.0) * _KITTI_SCALE + _KITTI_ZERO
+    packed[..., :2] = np.clip(np.rint(steps), 0, 2**16 - 1) * valid[..., None]
+    packed[..., 2] = valid
+    return packed
+
+
+def decode_kitti(packed: np.ndarray) -> np.ndarray:
+    """Unpack the three 16-bit channels of KITTI; invalid pixels become zero flow.
+
+    Args:
+        packed: (H, W, 3) uint16: x, y, valid.
+
+    Returns:
+        (H, W, 2) float32, pixels, x then y.
+    """
+    flow = packed[..., :2].astype(np.float32)
+    flow -= _KITTI_ZERO
+    flow *= 1.0 / _KITTI_SCALE
+    invalid = packed[..., 2] == 0
+    if invalid.any():
+        flow[invalid] = 0.0
+    return flow
+
+
+def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
+    """Read a flow map: Middlebury ``.flo``, 16-bit KITTI ``.png``, or a picture in the colours of the wheel.
+
+    Unknown vectors (above 1e9 in ``.flo``, invalid in KITTI, not finite anywhere) are read as zero.
+
+    Args:
+        path: The file; what is in a ``.png`` is told by its depth.
+        max_flow: Length in pixels of a fully saturated colour, see `rgb_to_flow`; other formats carry their scale.
+
+    Returns:
+        (H, W, 2) float32, pixels, x then y.
+
+    Raises:
+        UserError: The file is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FLOW_SUFFIXES:
+        raise UserError(f"flow {path}: ending '{suffix}' is not known; flow is read from {', '.join(FLOW_SUFFIXES)}")
+    data = _read_bytes(path)
+    if suffix == ".flo":
+        return _decode_flo(path, data)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if pixels is None:
+        raise UserError(f"flow {path}: it cannot be decoded ({len(data)} bytes); delete it and make it again")
+    if pixels.ndim != 3 or pixels.shape[2] < 3:
+        raise UserError(
+            f"flow {path}: it has one channel; expected a 16-bit KITTI PNG or a picture in the colours of the "
+            "Middlebury wheel, both of three channels"
+        )
+    pixels = np.ascontiguousarray(pixels[..., 2::-1])
+    return decode_kitti(pixels) if pixels.dtype == np.uint16 else rgb_to_flow(pixels, max_flow)
+
+
+def write_flow(path: Path | str, flow: np.ndarray) -> None:
+    """Write a flow map as Middlebury ``.flo`` (exact) or 16-bit KITTI ``.png`` (1/64 pixel), by the path's ending.
+
+    The file appears under its name only when it is complete; missing folders are made.
+
+    Args:
+        path: Where to.
+        flow: (H, W, 2) float, pixels, x then y.
+
+    Raises:
+        UserError: The ending is neither ``.flo`` nor ``.png``, or the array is not a flow map.
+    """
+    path = Path(path)
+    if flow.ndim != 3 or flow.shape[2] != 2 or 0 in flow.shape:
+        raise UserError(f"flow for {path}: shape {flow.shape}; expected (H, W, 2) with at least one pixel")
+    suffix = path.suffix.lower()
+    if suffix == ".flo":
+        size = np.array([flow.shape[1], flow.shape[0]], "<i4")
+        write_atomic(path, _FLO_MAGIC + size.tobytes() + np.ascontiguousarray(flow, "<f4").tobytes())
+    elif suffix == ".png":
+        write_atomic(path, _encode_png(encode_kitti(flow)))
+    else:
+        raise UserError(f"flow {path}: ending '{suffix}' cannot be written; choose .flo or .png")
+
+
+def write_flow_picture(path: Path | str, flow: np.ndarray) -> None:
+    """Write a flow map as an 8-bit PNG in the colours of the Middlebury wheel; its scale is lost.
+
+    Args:
+        path: Where to; must end in ``.png``.
+        flow: (H, W, 2) float, pixels, x then y.
+
+    Raises:
+        UserError: The ending is not ``.png``.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"flow picture {path}: ending '{path.suffix}' cannot be written; choose .png")
+    write_atomic(path, _encode_png(flow_to_rgb(flow)))
+
+
+def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a flow map to another grid: the map is resampled and its vectors are scaled with it.
+
+    Args:
+        flow: (H, W, 2) float32, pixels, x then y.
+        size: New (height, width).
+
+    Returns:
+        (height, width, 2) float32, pixels of the new grid.
+    """
+    height, width = flow.shape[:2]
+    if (height, width) == tuple(size):
+        return flow
+    smaller = size[0] * size[1] < height * width
+    resized = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return resized * np.array([size[1] / width, size[0] / height], np.float32)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is seen by others either whole or not at all, also when several processes write it.
+
+    Args:
+        path: Where to; missing folders are made.
+        data: All of its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _encode_png(rgb: np.ndarray) -> bytes:
+    # Level 1: flow is noise to deflate, higher levels cost several times the time for a few percent.
+    done, data = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise UserError(
+            f"OpenCV could not encode a {rgb.shape[1]}x{rgb.shape[0]} PNG; reinstall opencv-python-headless"
+        )
+    return data.tobytes()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"flow {path}: it cannot be read ({error.strerror}); check the path or make it again"
+        ) from error
+
+
+def _decode_flo(path: Path, data: bytes) -> np.ndarray:
+    if data[:4] != _FLO_MAGIC or len(data) < 12:
+        raise UserError(f"flow {path}: it does not begin as a .flo file does ('PIEH', width, height); make it again")
+    width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, 4))
+    expected = 12 + 8 * width * height
+    if width < 1 or height < 1 or len(data) != expected:
+        raise UserError(
+            f"flow {path}: it says {width}x{height} pixels, which takes {expected} bytes, but it has {len(data)}; "
+            "delete it and make it again"
+        )
+    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    unknown = ~(np.abs(flow) < _FLO_UNKNOWN).all(-1)
+    if unknown.any():
+        flow[unknown] = 0.0
+    return flow

@@ -1,0 +1,70 @@
+"""Dense inverse search flow of OpenCV: no weights, fast on any CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from maskvos.errors import UserError, nearest
+from maskvos.flow.base import FlowEstimator
+
+PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+
+class DIS(FlowEstimator):
+    """Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, as OpenCV has it.
+
+    Uses OpenCV's threads in a main process and one thread inside a loader's worker, where the workers are the threads.
+
+    Args:
+        preset: ``ultrafast``, ``fast`` or ``medium`` (finest).
+        max_size: See `FlowEstimator`.
+
+    Raises:
+        UserError: The preset is not known.
+    """
+
+    def __init__(self, preset: str = "medium", max_size: int | None = None) -> None:
+        super().__init__(max_size)
+        if preset not in PRESETS:
+            raise UserError(f"flow.estimator.preset={preset!r}: no such preset of DIS; {nearest(str(preset), PRESETS)}")
+        self.preset = preset
+        self._native: Any = None
+        self._process = 0
+
+    @property
+    def settings(self) -> dict[str, str | int | float | None]:
+        """Everything that the result depends on."""
+        return {"name": f"dis-{self.preset}", "preset": self.preset, "max_size": self.max_size}
+
+    def estimate(self, first: Tensor, second: Tensor) -> Tensor:
+        """Flow at the working size, see `FlowEstimator.estimate`."""
+        native = self._opencv()
+        flows = [native.calc(_grey(a), _grey(b), None) for a, b in zip(first, second, strict=True)]
+        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+
+    def _opencv(self) -> Any:
+        # OpenCV's object can be neither pickled nor shared with a forked worker: every process makes its own.
+        if self._native is None or self._process != os.getpid():
+            if get_worker_info() is not None:
+                cv2.setNumThreads(1)
+            self._native = cv2.DISOpticalFlow.create(PRESETS[self.preset])
+            self._process = os.getpid()
+        return self._native
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_native": None, "_process": 0}
+
+
+def _grey(frame: Tensor) -> np.ndarray:
+    return cv2.cvtColor(np.ascontiguousarray(frame.permute(1, 2, 0).cpu().numpy()), cv2.COLOR_RGB2GRAY)
