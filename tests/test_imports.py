@@ -24,7 +24,7 @@ ROOMS = [
     ["metrics.video", "metrics.folder"],
     ["models.backbones"],
     ["models"],
-    ["data.video_io", "data.textures"],
+    ["data.video_io", "data.textures", "data.scenes", "data.shapes"],
     ["data.synthetic"],
     ["data.datasets"],
     ["data.dataset", "data.transforms"],
