@@ -111,8 +111,9 @@ def encode_kitti(flow: np.ndarray) -> np.ndarray:
     """
     valid = np.isfinite(flow).all(-1)
     packed = np.zeros((*flow.shape[:2], 3), np.uint16)
-    steps = np.where(valid[..., None], flow, 0.0) * _KITTI_SCALE + _KITTI_ZERO
-    packed[..., :2] = np.clip(np.rint(steps), 0, 2**16 - 1) * valid[..., None]
+    # Rounded before the offset, which would cost a float32 the last bits.
+    steps = np.rint(np.where(valid[..., None], flow, 0.0) * np.float32(_KITTI_SCALE)) + _KITTI_ZERO
+    packed[..., :2] = np.clip(steps, 0, 2**16 - 1) * valid[..., None]
     packed[..., 2] = valid
     return packed
 
@@ -126,12 +127,13 @@ def decode_kitti(packed: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 2) float32, pixels, x then y.
     """
-    flow = packed[..., :2].astype(np.float32)
-    flow -= _KITTI_ZERO
-    flow *= 1.0 / _KITTI_SCALE
-    invalid = packed[..., 2] == 0
-    if invalid.any():
-        flow[invalid] = 0.0
+    flow = np.empty((*packed.shape[:2], 2), np.float32)
+    for axis in (0, 1):  # channel by channel: several times faster than a slice of two channels
+        np.subtract(packed[..., axis], np.float32(_KITTI_ZERO), out=flow[..., axis])
+    flow *= np.float32(1 / _KITTI_SCALE)
+    valid = packed[..., 2]
+    if not valid.all():
+        flow[valid == 0] = 0.0
     return flow
 
 
@@ -165,7 +167,7 @@ def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
             f"flow {path}: it has one channel; expected a 16-bit KITTI PNG or a picture in the colours of the "
             "Middlebury wheel, both of three channels"
         )
-    pixels = np.ascontiguousarray(pixels[..., 2::-1])
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
     return decode_kitti(pixels) if pixels.dtype == np.uint16 else rgb_to_flow(pixels, max_flow)
 
 
@@ -245,8 +247,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def _encode_png(rgb: np.ndarray) -> bytes:
-    # Level 1: flow is noise to deflate, higher levels cost several times the time for a few percent.
-    done, data = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    # Runs only: flow holds no repeated patterns to search for; this is both faster and smaller on real flow.
+    how = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
     if not done:
         raise UserError(
             f"OpenCV could not encode a {rgb.shape[1]}x{rgb.shape[0]} PNG; reinstall opencv-python-headless"
@@ -274,7 +277,6 @@ def _decode_flo(path: Path, data: bytes) -> np.ndarray:
             "delete it and make it again"
         )
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
-    unknown = ~(np.abs(flow) < _FLO_UNKNOWN).all(-1)
-    if unknown.any():
-        flow[unknown] = 0.0
+    if not max(flow.max(), -flow.min()) < _FLO_UNKNOWN:  # true of nan, too
+        flow[~(np.abs(flow) < _FLO_UNKNOWN).all(-1)] = 0.0
     return flow

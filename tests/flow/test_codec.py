@@ -1,0 +1,217 @@
+"""Flow on disk and as colours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.utils import flow_to_image
+
+from maskvos.errors import UserError
+from maskvos.flow.codec import (
+    decode_kitti,
+    encode_kitti,
+    flow_to_rgb,
+    flow_to_rgb_tensor,
+    read_flow,
+    resize_flow,
+    rgb_to_flow,
+    write_atomic,
+    write_flow,
+    write_flow_picture,
+)
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def random_flow(seed: int, height: int = 37, width: int = 53, scale: float = 8.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((height, width, 2)) * scale).astype(np.float32)
+
+
+@given(seed=st.integers(0, 2**31), size=sizes, scale=st.sampled_from((1e-3, 0.1, 1.0, 30.0, 1e4)))
+@settings(max_examples=60, deadline=None)
+def test_wheel_is_that_of_torchvision(seed: int, size: tuple[int, int], scale: float) -> None:
+    maps = torch.from_numpy(np.stack([random_flow(seed + i, *size, scale * (1 + i)) for i in range(3)]))
+    maps = maps.permute(0, 3, 1, 2).contiguous()
+    ours = flow_to_rgb_tensor(maps) * 255
+    for one, drawn in zip(maps, ours, strict=True):  # every map by its own largest magnitude
+        assert (drawn - flow_to_image(one).float()).abs().max() <= 1.001
+
+
+def test_wheel_is_that_of_torchvision_in_every_direction_and_length() -> None:
+    angles, lengths = np.meshgrid(np.linspace(-np.pi, np.pi, 7201), np.linspace(0, 1, 41))
+    flow = np.stack([lengths * np.cos(angles), lengths * np.sin(angles)], -1).astype(np.float32)
+    theirs = flow_to_image(torch.from_numpy(flow).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    assert np.abs(flow_to_rgb(flow).astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("axis", [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)])
+def test_wheel_is_that_of_torchvision_along_the_axes(axis: tuple[float, float]) -> None:
+    flow = np.broadcast_to(np.array(axis, np.float32), (4, 5, 2))
+    theirs = flow_to_image(torch.from_numpy(flow.copy()).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    assert np.abs(flow_to_rgb(flow).astype(int) - theirs).max() <= 1
+
+
+def test_no_motion_is_white_and_broken_vectors_are_no_motion() -> None:
+    assert (flow_to_rgb_tensor(torch.zeros(2, 2, 5, 7)) == 1).all()
+    flow = torch.from_numpy(random_flow(0)).permute(2, 0, 1)[None].clone()
+    clean = flow.clone()
+    for at, value in (((3, 4), float("nan")), ((5, 6), float("inf")), ((7, 8), -float("inf"))):
+        flow[0, :, at[0], at[1]] = value
+        clean[0, :, at[0], at[1]] = 0
+    torch.testing.assert_close(flow_to_rgb_tensor(flow), flow_to_rgb_tensor(clean), rtol=0, atol=0)
+
+
+def test_colours_do_not_depend_on_scale_and_stay_in_range() -> None:
+    flow = torch.from_numpy(random_flow(1)).permute(2, 0, 1)[None]
+    rgb = flow_to_rgb_tensor(flow)
+    assert rgb.min() >= 0
+    assert rgb.max() <= 1
+    torch.testing.assert_close(flow_to_rgb_tensor(flow * 16), rgb)
+
+
+def test_wheel_computes_in_float32_under_autocast_and_from_half() -> None:
+    flow = torch.from_numpy(random_flow(2)).permute(2, 0, 1)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(flow_to_rgb_tensor(flow), flow_to_rgb_tensor(flow))
+        assert flow_to_rgb_tensor(flow).dtype == torch.float32
+    assert flow_to_rgb_tensor(flow.half()).dtype == torch.float32
+
+
+def test_wheel_is_one_graph_for_any_size() -> None:
+    class Draw(torch.nn.Module):
+        def forward(self, flow: torch.Tensor) -> torch.Tensor:
+            return flow_to_rgb_tensor(flow)
+
+    dims = {"flow": {0: torch.export.Dim("B"), 2: torch.export.Dim("H"), 3: torch.export.Dim("W")}}
+    program = torch.export.export(Draw(), (torch.randn(2, 2, 16, 24),), dynamic_shapes=dims)
+    flow = torch.randn(3, 2, 33, 21)
+    torch.testing.assert_close(program.module()(flow), flow_to_rgb_tensor(flow))
+
+
+def test_colours_decode_to_the_vectors() -> None:
+    flow = random_flow(3, 60, 80)
+    longest = float(np.linalg.norm(flow, axis=-1).max())
+    error = np.linalg.norm(rgb_to_flow(flow_to_rgb(flow), longest) - flow, axis=-1)
+    assert error.max() < 0.02 * longest
+    unit = np.linalg.norm(rgb_to_flow(flow_to_rgb(flow)), axis=-1)
+    assert unit.max() == pytest.approx(1.0, abs=0.01)
+    assert (rgb_to_flow(np.full((3, 4, 3), 255, np.uint8)) == 0).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_colour_pictures_are_read_as_vectors(tmp_path: Path, suffix: str) -> None:
+    y, x = np.mgrid[-1:1:96j, -1:1:128j]
+    flow = np.stack([x * 6, y * 9 + 2], -1).astype(np.float32)
+    longest = float(np.linalg.norm(flow, axis=-1).max())
+    path = tmp_path / f"flow{suffix}"
+    if suffix == ".png":
+        write_flow_picture(path, flow)
+    else:
+        cv2.imwrite(str(path), flow_to_rgb(flow)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    error = np.linalg.norm(read_flow(path, longest) - flow, axis=-1)
+    assert error.mean() < 0.03 * longest
+
+
+@given(seed=st.integers(0, 2**31), size=sizes)
+@settings(max_examples=25, deadline=None)
+def test_files_come_back(tmp_path_factory: pytest.TempPathFactory, seed: int, size: tuple[int, int]) -> None:
+    folder = tmp_path_factory.mktemp("flow")
+    flow = random_flow(seed, *size)
+    write_flow(folder / "exact.flo", flow)
+    np.testing.assert_array_equal(read_flow(folder / "exact.flo"), flow)
+    write_flow(folder / "kitti.png", flow)
+    np.testing.assert_allclose(read_flow(folder / "kitti.png"), flow, atol=1 / 128)
+    np.testing.assert_array_equal(read_flow(folder / "kitti.png"), decode_kitti(encode_kitti(flow)))
+
+
+def test_kitti_file_is_laid_out_as_the_benchmark_says(tmp_path: Path) -> None:
+    flow = np.array([[[1.0, -2.0], [np.nan, 3.0]]], np.float32)
+    write_flow(tmp_path / "kitti.png", flow)
+    bgr = cv2.imread(str(tmp_path / "kitti.png"), cv2.IMREAD_UNCHANGED)
+    assert bgr.dtype == np.uint16
+    assert bgr[0, 0, ::-1].tolist() == [2**15 + 64, 2**15 - 128, 1]
+    assert bgr[0, 1, 0] == 0
+    assert read_flow(tmp_path / "kitti.png").tolist() == [[[1.0, -2.0], [0.0, 0.0]]]
+
+
+def test_kitti_cuts_what_it_cannot_hold() -> None:
+    decoded = decode_kitti(encode_kitti(np.array([[[9000.0, -9000.0]]], np.float32)))
+    assert decoded.tolist() == [[[511.984375, -512.0]]]
+
+
+def test_flo_file_is_laid_out_as_middlebury_says(tmp_path: Path) -> None:
+    flow = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    write_flow(tmp_path / "a.flo", flow)
+    data = (tmp_path / "a.flo").read_bytes()
+    assert np.frombuffer(data, "<f4", 1)[0] == np.float32(202021.25)
+    assert np.frombuffer(data, "<i4", 2, 4).tolist() == [3, 2]
+    assert np.frombuffer(data, "<f4", offset=12).tolist() == list(range(12))
+
+
+def test_unknown_flow_in_flo_is_zero(tmp_path: Path) -> None:
+    write_flow(tmp_path / "a.flo", np.array([[[1e10, 0.0], [np.nan, 1.0], [2.0, 3.0]]], np.float32))
+    assert read_flow(tmp_path / "a.flo").tolist() == [[[0.0, 0.0], [0.0, 0.0], [2.0, 3.0]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.flo", b"PIEH", "does not begin"),
+        ("a.flo", b"JUNKJUNKJUNKJUNK", "does not begin"),
+        ("a.flo", b"PIEH" + np.array([4, 4], "<i4").tobytes(), "4x4 pixels"),
+        ("a.flo", b"PIEH" + np.array([-4, 4], "<i4").tobytes(), "-4x4 pixels"),
+        ("a.png", b"", "0 bytes"),
+        ("a.png", b"not a picture", "cannot be decoded"),
+        ("a.tiff", b"", "ending '.tiff'"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=says) as caught:
+        read_flow(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_wrong_use_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.flo: it cannot be read"):
+        read_flow(tmp_path / "none.flo")
+    cv2.imwrite(str(tmp_path / "grey.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match="one channel"):
+        read_flow(tmp_path / "grey.png")
+    with pytest.raises(UserError, match=r"choose \.flo or \.png"):
+        write_flow(tmp_path / "a.jpg", random_flow(0))
+    with pytest.raises(UserError, match="expected"):
+        write_flow(tmp_path / "a.flo", np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(UserError, match=r"choose \.png"):
+        write_flow_picture(tmp_path / "a.jpg", random_flow(0))
+
+
+@given(size=st.tuples(st.integers(4, 30), st.integers(4, 30)), new=st.tuples(st.integers(4, 60), st.integers(4, 60)))
+@settings(max_examples=30, deadline=None)
+def test_resized_flow_keeps_its_meaning(size: tuple[int, int], new: tuple[int, int]) -> None:
+    flow = np.broadcast_to(np.array([size[1] / 2, size[0] / 4], np.float32), (*size, 2))
+    resized = resize_flow(flow, new)  # half the width and a quarter of the height, on any grid
+    assert resized.shape == (*new, 2)
+    np.testing.assert_allclose(resized[..., 0], new[1] / 2, rtol=1e-4)
+    np.testing.assert_allclose(resized[..., 1], new[0] / 4, rtol=1e-4)
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    write_atomic(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
