@@ -1,0 +1,241 @@
+"""From videos on disk to samples: single frames in any order, or whole videos in order of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from maskvos.data.transforms import Transform
+from maskvos.data.video_io import read_image, read_video
+from maskvos.errors import UserError
+from maskvos.flow.store import FlowStore
+from maskvos.types import Batch, Frame, MaskRule, Sample, Video
+
+
+def read_mask(path: Path, size: tuple[int, int], rule: MaskRule | None = None) -> np.ndarray:
+    """Read a ground truth and merge its objects to one foreground.
+
+    Args:
+        path: An image: palette indices, grey levels or colours.
+        size: Height and width of the frame that it belongs to, pixels.
+        rule: How its values are to be understood; None: whatever is not 0 is foreground.
+
+    Returns:
+        (H, W) uint8, 0 or 1, of the frame's size.
+
+    Raises:
+        UserError: The file is missing or cannot be decoded, or the mask is of another size and the rule forbids it.
+    """
+    rule = rule or MaskRule()
+    try:
+        with Image.open(path) as image:
+            if image.mode == "P" and rule.above:
+                # A grey map that was saved with a palette: its levels count, not its indices.
+                values = np.asarray(image.convert("L"))
+            elif image.mode in ("LA", "RGBA", "PA"):
+                values = np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
+            else:
+                values = np.asarray(image)
+    except FileNotFoundError as error:
+        raise UserError(f"no mask {path}; download the dataset again or correct its list") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"the mask {path} cannot be read ({error}); download it again") from error
+    foreground = values > rule.above
+    if foreground.ndim == 3:
+        foreground = foreground.any(axis=2)
+    mask = foreground.astype(np.uint8)
+    if mask.shape == tuple(size):
+        return mask
+    if not rule.any_size:
+        raise UserError(
+            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} and its frame {size[1]}x{size[0]} (width x height); "
+            "they must be of one size, so take both from one release and resolution of the dataset"
+        )
+    return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+class FrameDataset(Dataset[Sample]):
+    """Single frames of a list of videos, for training and evaluation.
+
+    A key is an index, or a pair of epoch and index: the random choices of a sample follow from (seed, epoch, index)
+    alone, so they do not depend on the number of workers or on the order of loading.
+
+    Args:
+        videos: Videos with frames on disk.
+        flow: Where optical flow comes from.
+        transform: To the network's size, with or without augmentation.
+        with_truth: Samples carry the ground truth at the frame's own size.
+        with_image: Samples carry the frame at its own size.
+        annotated_only: Only frames that have a ground truth.
+        seed: Of the random choices.
+        motion_as_option: Share of the moving samples whose motion stream is to see the RGB frame (Cho et al., "Treating
+            Motion as Option with Output Selection for Unsupervised Video Object Segmentation"); a number, 0 included,
+            also makes it see the RGB frame for still images. None: motion is always flow, and zero for still images.
+
+    Raises:
+        UserError: A movie file among the videos, or no frame that counts.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        flow: FlowStore,
+        transform: Transform,
+        with_truth: bool = False,
+        with_image: bool = False,
+        annotated_only: bool = True,
+        seed: int = 0,
+        motion_as_option: float | None = None,
+    ) -> None:
+        self.videos = list(videos)
+        self.flow = flow
+        self.transform = transform
+        self.with_truth = with_truth
+        self.with_image = with_image
+        self.seed = seed
+        self.motion_as_option = motion_as_option
+        movie = next((video for video in self.videos if video.file is not None), None)
+        if movie is not None:
+            raise UserError(f"'{movie.file}' is a movie; training and testing need folders of frames with masks")
+        # Pairs of (video, frame) indices: one small array that workers share, and a look-up that does not grow with it.
+        pairs = [
+            (v, f)
+            for v, video in enumerate(self.videos)
+            for f, frame in enumerate(video.frames)
+            if frame.mask is not None or not annotated_only
+        ]
+        if not pairs:
+            names = ", ".join(video.name for video in self.videos[:5]) or "none"
+            raise UserError(
+                f"no {'annotated ' if annotated_only else ''}frame in {len(self.videos)} videos ({names}); "
+                "check the dataset's folder with task=check"
+            )
+        self.pairs = np.array(pairs, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Read one sample.
+
+        Raises:
+            UserError: A file is missing, cannot be decoded, or does not fit the others.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        seed, share = self._draw(epoch, index)
+        v, f = (int(i) for i in self.pairs[index])
+        video, frame = self.videos[v], self.videos[v].frames[f]
+        image = read_image(frame.image)
+        size = (image.shape[0], image.shape[1])
+        mask = None if frame.mask is None else read_mask(frame.mask, size, video.masks)
+        still = len(video.frames) == 1 and frame.flow is None
+        flow = np.zeros((*size, 2), dtype=np.float32) if still else self.flow.load(video, f)
+        sample = Sample(video=video.name, frame=frame.name, size=size)
+        sample.update(self.transform(image, flow, mask, seed=seed))  # type: ignore[typeddict-item]
+        as_rgb = self.motion_as_option is not None and (still or share < self.motion_as_option)
+        sample["motion"] = torch.tensor(not as_rgb)
+        if self.with_truth:
+            sample["truth"] = None if mask is None else mask.astype(bool)
+        if self.with_image:
+            sample["image"] = image
+        return sample
+
+    def _draw(self, epoch: int, index: int) -> tuple[int, float]:
+        """The sample's own seed, and a uniform number in [0, 1) beside it."""
+        words = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
+        return int(words[0]), float(words[1]) / 2**32
+
+
+class StreamDataset(IterableDataset[Sample]):
+    """Whole videos, frame by frame in order of time; memory does not grow with their length.
+
+    Order matters and a movie can only be read from its start, so one process reads: in a loader with several workers
+    the others yield nothing. Give it one worker (or none).
+
+    Args:
+        videos: Movie files or folders of frames.
+        flow: Where optical flow comes from.
+        transform: To the network's size; without augmentation.
+        done: Tells of a video's name whether its results are complete already; such videos are left out.
+        motion_as_option: As in `FrameDataset`; here a number makes a video of one frame be seen without motion.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        flow: FlowStore,
+        transform: Transform,
+        done: Callable[[str], bool] | None = None,
+        motion_as_option: float | None = None,
+    ) -> None:
+        self.videos = list(videos)
+        self.flow = flow
+        self.transform = transform
+        self.done = done
+        self.motion_as_option = motion_as_option
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield every frame of every video that is not done.
+
+        Raises:
+            UserError: A video cannot be read, is empty, or has frames of several sizes.
+        """
+        worker = get_worker_info()
+        if worker is not None and worker.id > 0:
+            return
+        for video in self.videos:
+            if self.done is None or not self.done(video.name):
+                yield from self._video(video)
+
+    def _video(self, video: Video) -> Iterator[Sample]:
+        """Yield the frames of one video."""
+        still = len(video.frames) == 1
+        count = 0
+        for image, flow in self.flow.stream(video, self._frames(video)):
+            name = video.frames[count].name if video.frames else f"{count:05d}"
+            sample = Sample(video=video.name, frame=name, size=(image.shape[0], image.shape[1]), image=image)
+            sample.update(self.transform(image, flow))  # type: ignore[typeddict-item]
+            sample["motion"] = torch.tensor(self.motion_as_option is None or not still)
+            count += 1
+            yield sample
+        if count == 0:
+            raise UserError(f"the video {video.file} has no frame that can be read; check that it plays")
+
+    @staticmethod
+    def _frames(video: Video) -> Iterator[np.ndarray]:
+        """Yield the frames, (H, W, 3) uint8 RGB, all of one size."""
+        if video.file is not None:
+            yield from read_video(video.file)
+            return
+        first: tuple[Frame, tuple[int, ...]] | None = None
+        for frame in video.frames:
+            image = read_image(frame.image)
+            first = first or (frame, image.shape)
+            if image.shape != first[1]:
+                raise UserError(
+                    f"{frame.image} is {image.shape[1]}x{image.shape[0]} and {first[0].image.name} "
+                    f"{first[1][1]}x{first[1][0]} (width x height); the frames of a video must be of one size"
+                )
+            yield image
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Make a batch: tensors stacked, everything else in lists.
+
+    A tensor that only some samples have (the mask, where some frames are not annotated) is left out.
+    """
+    batch: dict[str, Any] = {}
+    for key in dict.fromkeys(key for sample in samples for key in sample):
+        values = [sample.get(key) for sample in samples]
+        if not any(isinstance(value, torch.Tensor) for value in values):
+            batch[key] = values
+        elif all(isinstance(value, torch.Tensor) for value in values):
+            batch[key] = torch.stack(values)  # type: ignore[arg-type]
+    return Batch(**batch)  # type: ignore[typeddict-item]

@@ -1,0 +1,67 @@
+"""One's own videos: files, folders of frames, folders of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fakes
+import pytest
+
+from maskvos.data.datasets.folder import folder
+from maskvos.errors import UserError
+
+
+def test_a_folder_of_frames_in_natural_order(tmp_path: Path) -> None:
+    for index in (10, 2, 1):
+        fakes.write_frame(tmp_path / "clip" / f"frame{index}.png", index)
+    (tmp_path / "clip" / "notes.txt").write_text("x")
+    (tmp_path / "clip" / ".hidden.png").write_bytes(b"")
+    [video] = folder(tmp_path / "clip")
+    assert video.name == "clip"
+    assert [frame.name for frame in video.frames] == ["frame1", "frame2", "frame10"]
+    assert not video.annotated
+
+
+def test_a_movie_and_a_single_image(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_bytes(b"whatever: reading tells")
+    [movie] = folder(tmp_path / "a.xyz")
+    assert (movie.name, movie.file) == ("a", tmp_path / "a.xyz")
+    fakes.write_frame(tmp_path / "still.jpg", 0)
+    [still] = folder(tmp_path / "still.jpg")
+    assert [frame.name for frame in still.frames] == ["still"]
+
+
+def test_a_folder_of_videos(tmp_path: Path) -> None:
+    (tmp_path / "b10.mp4").touch()
+    (tmp_path / "b9.MOV").touch()
+    fakes.write_folder(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    assert [video.name for video in folder(str(tmp_path))] == ["a", "b9", "b10"]
+
+
+def test_a_relative_path_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.write_folder(tmp_path / "clip")
+    monkeypatch.chdir(tmp_path / "clip")
+    assert folder(".")[0].name == "clip"
+
+
+def test_errors_name_the_place_and_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no input given"):
+        folder(None)
+    with pytest.raises(UserError, match=r"no file or folder .*nothing; expected a movie"):
+        folder(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"neither an image .* nor a movie"):
+        folder(tmp_path)
+    fakes.write_folder(tmp_path / "clip")
+    fakes.write_frame(tmp_path / "clip" / "00001.png", 0)
+    with pytest.raises(UserError, match=r"'00001.jpg' and '00001.png' are both frame '00001'"):
+        folder(tmp_path / "clip")
+    (tmp_path / "two").mkdir()
+    fakes.write_frame(tmp_path / "two" / "0.jpg", 0)
+    (tmp_path / "two" / "film.mp4").touch()
+    with pytest.raises(UserError, match=r"images lie beside film.mp4"):
+        folder(tmp_path / "two")
+    fakes.write_folder(tmp_path / "same" / "film")
+    (tmp_path / "same" / "film.mp4").touch()
+    with pytest.raises(UserError, match="both a folder and a movie are called 'film'"):
+        folder(tmp_path / "same")

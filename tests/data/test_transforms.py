@@ -1,0 +1,201 @@
+"""Augmentation is right for motion: frame, mask and vectors change together, and colours never touch the flow."""
+
+from __future__ import annotations
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskvos.data.transforms import (
+    FlowDropout,
+    FlowNoise,
+    HorizontalFlip,
+    RandomResizedCrop,
+    Rotate,
+    TimeReversal,
+    Transform,
+    resize_flow,
+)
+from maskvos.errors import UserError
+
+SIZE = (96, 128)
+
+
+def texture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Smooth colours, so that warping by parts of a pixel costs little: (H, W, 3) uint8."""
+    noise = np.random.default_rng(seed).standard_normal((*size, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 5)
+    return np.uint8(np.clip(128 + 500 * smooth, 0, 255))
+
+
+def clip(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A frame, the next one, and the exact flow between them: (H, W, 3) uint8 twice, (H, W, 2) float32."""
+    height, width = SIZE
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    if kind == "translation":
+        matrix = np.array([[1, 0, 5.0], [0, 1, -3.0]])
+    elif kind == "rotation":
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 4, 1)
+    else:
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 0, 1.06)
+    first = texture(seed)
+    second = cv2.warpAffine(first, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    target = np.einsum("ij,hwj->hwi", matrix, np.dstack([x, y, np.ones_like(x)]))
+    return first, second, (target - np.dstack([x, y])).astype(np.float32)
+
+
+def warp_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> float:
+    """Mean absolute difference of the first frame and the second one brought back by the flow, where it stays inside."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    to_x, to_y = x + flow[..., 0], y + flow[..., 1]
+    back = cv2.remap(second, to_x, to_y, cv2.INTER_LINEAR)
+    inside = (to_x >= 2) & (to_x <= width - 3) & (to_y >= 2) & (to_y <= height - 3)
+    # Black is outside of the frame after a rotation; its border mixes with what is inside.
+    seen = cv2.erode(((first.sum(2) > 0) & (back.sum(2) > 0)).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    valid = inside & seen
+    assert valid.mean() > 0.3
+    return float(np.abs(first.astype(np.float32) - back.astype(np.float32))[valid].mean())
+
+
+def to_arrays(out: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    rgb = (out["rgb"].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    return rgb, np.ascontiguousarray(out["flow"].permute(1, 2, 0).numpy())
+
+
+GEOMETRY = {
+    "resize": ([], (60, 200)),
+    "mirror": ([HorizontalFlip(p=1)], SIZE),
+    "rotate": ([Rotate(limit=(-30, 30), p=1)], SIZE),
+    "rotate and cut the border": ([Rotate(limit=(-30, 30), crop_border=True, p=1)], SIZE),
+    "crop": ([RandomResizedCrop(size=(80, 96), scale=(0.4, 0.8), p=1)], SIZE),
+    "all": (
+        [
+            HorizontalFlip(p=1),
+            Rotate(limit=(-20, 20), p=1),
+            RandomResizedCrop(size=(80, 120), scale=(0.5, 0.9), p=1),
+        ],
+        (72, 72),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["translation", "rotation", "zoom"])
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_augmented_flow_explains_the_augmented_pair(name: str, kind: str) -> None:
+    steps, size = GEOMETRY[name]
+    transform = Transform(size, steps)
+    for seed in range(4):
+        first, second, flow = clip(kind, seed)
+        before = warp_error(first, second, flow)
+        first_out, flow_out = to_arrays(transform(first, flow, seed=seed))
+        second_out, _ = to_arrays(transform(second, flow, seed=seed))
+        after = warp_error(first_out, second_out, flow_out)
+        wrong = warp_error(first_out, second_out, np.zeros_like(flow_out))
+        assert after <= 1.5 * before + 1.5, (seed, before, after)
+        assert wrong > 2 * after
+
+
+def test_time_reversal_explains_the_pair_backwards() -> None:
+    first, second, flow = clip("translation", 0)
+    _, reversed_flow = to_arrays(Transform(SIZE, [TimeReversal(p=1)])(second, flow, seed=0))
+    assert warp_error(second, first, reversed_flow) < 2
+    assert warp_error(second, first, flow) > 10
+
+
+def test_mask_follows_the_frame() -> None:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[30:60, 20:70] = 1
+    rgb = np.repeat(mask[..., None] * 254 + 1, 3, axis=2)
+    steps, size = GEOMETRY["all"]
+    for seed in range(5):
+        out = Transform(size, steps)(rgb, np.zeros((*SIZE, 2), np.float32), mask, seed=seed)
+        seen = (out["rgb"].mean(0) > 0.5).float()
+        assert set(out["mask"].unique().tolist()) <= {0.0, 1.0}
+        assert (seen != out["mask"][0]).float().mean() < 0.04
+
+
+def test_colours_leave_flow_and_mask_alone() -> None:
+    first, _, flow = clip("rotation", 1)
+    mask = (flow[..., 0] > 0).astype(np.uint8)
+    plain = Transform(SIZE)(first, flow, mask)
+    jitter = Transform(SIZE, [A.ColorJitter(p=1), A.GaussNoise(p=1)])(first, flow, mask, seed=3)
+    assert torch.equal(plain["flow"], jitter["flow"])
+    assert torch.equal(plain["mask"], jitter["mask"])
+    assert not torch.equal(plain["rgb"], jitter["rgb"])
+
+
+def test_flow_noise_and_dropout_leave_the_frame_alone() -> None:
+    first, _, flow = clip("rotation", 1)
+    plain = Transform(SIZE)(first, flow)
+    noisy = Transform(SIZE, [FlowNoise(std=2, p=1)])(first, flow, seed=0)
+    assert torch.equal(plain["rgb"], noisy["rgb"])
+    assert 0 < (plain["flow"] - noisy["flow"]).abs().mean() < 4
+    dropped = Transform(SIZE, [FlowDropout(whole=0, p=1)])(first, flow + 1, seed=0)
+    zero = (dropped["flow"] == 0).all(0).float().mean()
+    assert 0 < zero < 0.5
+    gone = Transform(SIZE, [FlowDropout(whole=1, p=1)])(first, flow + 1, seed=0)
+    assert not gone["flow"].any()
+
+
+def test_a_seed_decides_everything() -> None:
+    first, _, flow = clip("rotation", 1)
+    mask = (flow[..., 0] > 0).astype(np.uint8)
+    steps = [*GEOMETRY["all"][0], A.ColorJitter(p=0.5), TimeReversal(p=0.5), FlowNoise(p=0.5), FlowDropout(p=0.5)]
+    one, two = Transform(SIZE, steps), Transform(SIZE, steps)
+    for seed in (7, 8, 9):
+        a = one(first, flow, mask, seed=seed)
+        one(first, flow, mask)
+        b = two(first, flow, mask, seed=seed)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["rgb"], one(first, flow, mask, seed=7)["rgb"])
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    new_height=st.integers(1, 70),
+    new_width=st.integers(1, 70),
+    u=st.floats(-50, 50),
+    v=st.floats(-50, 50),
+)
+@settings(max_examples=50, deadline=None)
+def test_resized_flow_is_in_pixels_of_the_new_grid(
+    height: int, width: int, new_height: int, new_width: int, u: float, v: float
+) -> None:
+    flow = np.broadcast_to(np.array([u, v], np.float32), (height, width, 2)).copy()
+    out = resize_flow(flow, (new_height, new_width))
+    assert out.shape == (new_height, new_width, 2)
+    expected = [u * new_width / width, v * new_height / height]
+    np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_flow_of_another_size_fits_the_frame() -> None:
+    first, _, flow = clip("translation", 0)
+    half = resize_flow(flow, (SIZE[0] // 2, SIZE[1] // 2))
+    out = Transform(SIZE, [HorizontalFlip(p=1)])(first, half, seed=0)
+    assert out["flow"].shape == (2, *SIZE)
+    np.testing.assert_allclose(out["flow"][0].numpy(), -5, atol=1e-4)
+
+
+def test_input_is_not_changed() -> None:
+    first, _, flow = clip("rotation", 1)
+    before = first.copy(), flow.copy()
+    steps = [*GEOMETRY["all"][0], TimeReversal(p=1), FlowNoise(p=1), FlowDropout(p=1)]
+    Transform((40, 40), steps)(first, flow, seed=0)
+    Transform((40, 40))(first, flow)
+    np.testing.assert_array_equal(first, before[0])
+    np.testing.assert_array_equal(flow, before[1])
+
+
+def test_a_transform_that_forgets_the_vectors_is_refused() -> None:
+    with pytest.raises(UserError, match="VerticalFlip moves pixels"):
+        Transform(SIZE, [A.VerticalFlip()])
+    with pytest.raises(UserError, match="Transpose moves pixels"):
+        Transform(SIZE, [A.OneOf([HorizontalFlip(), A.Transpose()])])
+    with pytest.raises(UserError, match="height and width"):
+        Transform([512])
