@@ -1,0 +1,225 @@
+"""The entrypoint, end to end: train, test and predict with the smallest experiment, and what bad input is answered."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from maskvos.data.video_io import VideoWriter, read_image, read_video
+from maskvos.errors import UserError
+from maskvos.run import build, compose, run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of procedural clips for all tests here."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DictConfig, dict[str, float]]:
+    """The configuration and the metrics of one finished training."""
+    cfg = compose(["+experiment=smoke", f"paths.data={data}"], tmp_path_factory.mktemp("trained"))
+    return cfg, run(cfg)
+
+
+def checkpoint(cfg: DictConfig, name: str = "best") -> Path:
+    return Path(cfg.paths.run) / "checkpoints" / f"{name}.ckpt"
+
+
+def smoke(data: Path, folder: Path, *overrides: str) -> DictConfig:
+    return compose(["+experiment=smoke", f"paths.data={data}", *overrides], folder)
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "maskvos.run", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_training_returns_metrics_and_leaves_checkpoints(trained) -> None:
+    cfg, metrics = trained
+    assert {"train/loss", "val/j", "val/f", "val/jf"} <= metrics.keys()
+    assert 0 <= metrics["val/jf"] <= 1
+    for name in ("best", "last"):
+        content = torch.load(checkpoint(cfg, name), weights_only=True)
+        assert content["maskvos"]["config"]["name"] == "smoke"
+    with (Path(cfg.paths.run) / "csv" / "metrics.csv").open() as file:
+        assert any(row.get("val/jf") for row in csv.DictReader(file))
+    assert list((Path(cfg.paths.run) / "panels").glob("*.png"))
+
+
+def test_test_task_scores_every_frame(trained, data: Path, tmp_path: Path) -> None:
+    cfg = smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}")
+    metrics = run(cfg)
+    summary = json.loads((tmp_path / "test" / "summary.json").read_text())
+    assert metrics["test/jf"] == pytest.approx((metrics["test/j"] + metrics["test/f"]) / 2)
+    with (tmp_path / "test" / "frames.csv").open() as file:
+        frames = list(csv.DictReader(file))
+    assert len(frames) == sum(len(video.frames) for video in build(cfg.data.test)())
+    assert summary
+
+
+def test_metrics_do_not_depend_on_the_batch_size(trained, data: Path, tmp_path: Path) -> None:
+    scores = [
+        run(smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}", f"data.eval_batch_size={size}"))
+        for size in (1, 4)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_predict_writes_masks_of_a_folder_under_the_frames_names(trained, data: Path, tmp_path: Path) -> None:
+    video = build(smoke(data, tmp_path).data.test)()[0]
+    ready = ["task=predict", f"ckpt_path={checkpoint(trained[0])}", f"output={tmp_path / 'out'}"]
+    metrics = run(smoke(data, tmp_path, *ready, f"input={video.frames[0].image.parent}", "writer.kinds=[masks,soft]"))
+    masks = sorted((tmp_path / "out").rglob("masks/*.png"))
+    assert [path.stem for path in masks] == [frame.name for frame in video.frames]
+    frame, mask = read_image(video.frames[0].image), read_image(masks[0])
+    assert mask.shape[:2] == frame.shape[:2]
+    assert set(np.unique(mask)) <= {0, 255}
+    assert metrics["predict/frames"] == len(video.frames)
+
+
+def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) -> None:
+    frames = [np.random.default_rng(i).integers(0, 255, (51, 71, 3), dtype=np.uint8) for i in range(5)]
+    with VideoWriter(tmp_path / "clip.mp4", fps=25) as writer:
+        for frame in frames:
+            writer.write(frame)
+    ready = ["task=predict", f"ckpt_path={checkpoint(trained[0])}", f"output={tmp_path / 'out'}"]
+    run(smoke(data, tmp_path, *ready, f"input={tmp_path / 'clip.mp4'}"))
+    shape = next(read_video(tmp_path / "clip.mp4")).shape
+    masks = sorted((tmp_path / "out").rglob("masks/*.png"))
+    (overlay,) = (tmp_path / "out").rglob("*overlay*.mp4")
+    assert len(masks) == len(list(read_video(overlay))) == 5
+    assert read_image(masks[0]).shape[:2] == shape[:2]
+
+
+def test_resume_continues_where_the_training_stopped(trained, data: Path, tmp_path: Path) -> None:
+    cfg = smoke(data, tmp_path, f"ckpt_path={checkpoint(trained[0], 'last')}", "trainer.max_epochs=3")
+    before = torch.load(checkpoint(trained[0], "last"), weights_only=True)
+    run(cfg)
+    after = torch.load(checkpoint(cfg, "last"), weights_only=True)
+    assert (before["epoch"], after["epoch"]) == (1, 2)
+    assert after["global_step"] == before["global_step"] * 3 // 2
+
+
+def test_init_from_takes_the_weights_and_starts_at_the_first_epoch(trained, data: Path, tmp_path: Path) -> None:
+    cfg = smoke(data, tmp_path, f"init_from={checkpoint(trained[0])}", "trainer.max_epochs=1", "optim.lr=0.0")
+    run(cfg)
+    source = torch.load(checkpoint(trained[0]), weights_only=True)["state_dict"]
+    result = torch.load(checkpoint(cfg, "last"), weights_only=True)
+    assert result["epoch"] == 0
+    weights = [key for key in source if key.endswith("weight") and source[key].ndim > 1]
+    assert all(torch.equal(source[key], result["state_dict"][key]) for key in weights)
+
+
+def test_two_runs_with_one_seed_are_equal(data: Path, tmp_path: Path) -> None:
+    runs = [run(smoke(data, tmp_path / name, "seed=0", "trainer.max_epochs=1")) for name in "ab"]
+    assert runs[0] == pytest.approx(runs[1], abs=1e-6)
+    assert run(smoke(data, tmp_path / "c", "seed=1", "trainer.max_epochs=1")) != pytest.approx(runs[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task=tset"], ["task=tset", "'test'"]),
+        (["task=predict", "ckpt_path=CKPT"], ["input="]),
+        (["task=test"], ["ckpt_path="]),
+        (["task=test", "ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
+        (["task=predict", "ckpt_path=CKPT", "input=nowhere.mp4"], ["nowhere.mp4"]),
+        (["task=test", "ckpt_path=CKPT", "backbone=resnet18"], ["best.ckpt", "smoke"]),
+        (["data=davis"], ["DAVIS", "paths.data"]),
+        (["ckpt_path=TEXT"], ["broken.ckpt"]),
+    ],
+)
+def test_bad_input_is_answered_with_value_rule_and_remedy(
+    overrides: list[str], says: list[str], trained, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.ckpt").write_text("this is no checkpoint")
+    names = {"CKPT": str(checkpoint(trained[0])), "TEXT": str(tmp_path / "broken.ckpt")}
+    filled = [override.replace("CKPT", names["CKPT"]).replace("TEXT", names["TEXT"]) for override in overrides]
+    with pytest.raises(UserError) as error:
+        run(smoke(data, tmp_path, *filled))
+    for part in says:
+        assert part in str(error.value)
+
+
+def test_help_can_be_read_and_a_mistake_ends_without_traceback(tmp_path: Path) -> None:
+    shown = command("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "task=train|test|predict" in shown.stdout
+    assert "swin_t" in shown.stdout
+    wrong = command("+experiment=smoky", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "'smoke'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_missing_davis_is_told_on_the_command_line(tmp_path: Path) -> None:
+    done = command("+experiment=swin_t", "backbone.pretrained=false", "trainer=cpu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "data/DAVIS" in done.stderr
+
+
+@pytest.mark.slow
+def test_sweep_runs_every_value(data: Path, tmp_path: Path) -> None:
+    done = command("-m", "+experiment=smoke", f"paths.data={data}", "optim.lr=1e-4,3e-4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("checkpoints/best.ckpt"))) == 2
+
+
+def test_sweep_over_several_processes_is_refused(data: Path, tmp_path: Path) -> None:
+    done = command("-m", "+experiment=smoke", f"paths.data={data}", "trainer.devices=2", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "trainer.devices=1" in done.stderr
+
+
+def test_interrupted_training_leaves_a_checkpoint_that_resumes(data: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maskvos.run", "+experiment=smoke", f"paths.data={data}", "trainer.max_epochs=1000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.time() + 120
+    while not list(tmp_path.rglob("last.ckpt")) and time.time() < deadline:
+        time.sleep(0.2)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert process.returncode != 0
+    assert str(last.name) in errors
+    content = torch.load(last, weights_only=True)
+    cfg = smoke(data, tmp_path / "again", f"ckpt_path={last}", f"trainer.max_epochs={content['epoch'] + 2}")
+    run(cfg)
+    assert torch.load(checkpoint(cfg, "last"), weights_only=True)["global_step"] > content["global_step"]
+
+
+def test_wandb_runs_offline_and_keeps_the_panels(data: Path, tmp_path: Path) -> None:
+    run(smoke(data, tmp_path, "logger=wandb", "trainer.max_epochs=1"))
+    (record,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert list(record.glob("*.wandb"))
+    assert list((record / "files" / "media" / "images" / "val").glob("*.png"))
+
+
+def test_tensorboard_gets_scalars_and_panels(data: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(smoke(data, tmp_path, "logger=tensorboard", "trainer.max_epochs=1"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert "val/jf" in events.Tags()["scalars"]
+    assert "val/panels" in events.Tags()["images"]
