@@ -377,7 +377,7 @@ class Scene:
     def _shadow(self, body: Pose, share: float) -> Layer:
         """A dark blot below an object; it dims by less than half, so that it is no part of the mask."""
         reach = max(int(np.sqrt(share * self.height * self.width)), 6)
-        alpha = np.zeros((reach, 2 * reach), np.uint8)
+        alpha: np.ndarray = np.zeros((reach, 2 * reach), np.uint8)
         cv2.ellipse(alpha, (reach, reach // 2), (int(reach * 0.7), int(reach * 0.25)), 0, 0, 360, 110, -1)
         alpha = cv2.GaussianBlur(alpha, (0, 0), max(reach * 0.08, 0.5))
         texture = np.dstack([np.zeros((*alpha.shape, 3), np.uint8), alpha])
