@@ -1,0 +1,390 @@
+"""Measures on arrays: pure functions of NumPy arrays, with no torch, no files and no state.
+
+A mask is (H, W) bool (or integers, where not 0 is foreground). Region similarity J, contour accuracy F and their
+statistics follow F. Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation",
+CVPR 2016, to the last bit of the code that was published with DAVIS-2016 and DAVIS-2017. The measures of saliency are
+in `maskvos.metrics.saliency` and can be imported from here too.
+
+The speed of F comes from holding 64 pixels of a row in one word: boundaries, disks and counts are then shifts and ors
+of words, and only the box that holds both boundaries is worked on. No approximation is made anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Literal
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from maskvos.errors import UserError
+from maskvos.metrics.arrays import as_ids, as_masks
+from maskvos.metrics.saliency import (
+    adaptive_e,
+    adaptive_f,
+    e_curve,
+    f_curve,
+    mae,
+    max_e,
+    max_f,
+    mean_e,
+    mean_f,
+    s_measure,
+    weighted_f,
+)
+
+__all__ = [
+    "adaptive_e",
+    "adaptive_f",
+    "boundary",
+    "boundary_f",
+    "boundary_iou",
+    "e_curve",
+    "f_curve",
+    "jaccard",
+    "jaccard_and_boundary_f",
+    "mae",
+    "match_objects",
+    "max_e",
+    "max_f",
+    "mean_e",
+    "mean_f",
+    "object_scores",
+    "precision_recall",
+    "s_measure",
+    "series_decay",
+    "series_mean",
+    "series_recall",
+    "weighted_f",
+]
+
+Decay = Literal["exact", "davis2016", "davis2017"]
+"""How `series_decay` finds the quarters of long sequences."""
+
+_WORD = 64
+_TOLERANCE = 0.008
+
+
+def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Region similarity J: intersection over union.
+
+    Args:
+        prediction: (H, W) bool.
+        truth: (H, W) bool.
+
+    Returns:
+        A value in [0, 1]; 1 when both are empty, 0 when only one is.
+
+    Raises:
+        UserError: The shapes differ, or the masks are not two-dimensional masks.
+
+    Source: Perazzi et al., CVPR 2016, section 4.1.
+    """
+    prediction, truth = as_masks(prediction, truth)
+    intersection = cv2.countNonZero(cv2.bitwise_and(prediction, truth))
+    union = cv2.countNonZero(prediction) + cv2.countNonZero(truth) - intersection
+    return intersection / union if union else 1.0
+
+
+def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TOLERANCE) -> float:
+    """Contour accuracy F: F1 of the boundary pixels that find a boundary pixel of the other mask within a disk.
+
+    Args:
+        prediction: (H, W) bool.
+        truth: (H, W) bool.
+        tolerance: Radius of the disk: below 1 a share of the frame's diagonal (rounded up to whole pixels), else
+            pixels.
+
+    Returns:
+        A value in [0, 1]; 1 when neither mask has a boundary (a mask that is empty or fills the frame has none), 0 when
+        only one has.
+
+    Raises:
+        UserError: As `jaccard`, or a negative tolerance.
+
+    Source: Perazzi et al., CVPR 2016, section 4.1; the boundary is that of D. Martin's ``seg2bmap`` (see `boundary`).
+    """
+    pair = as_masks(prediction, truth)
+    return _contour_accuracy(_pack(pair), pair[0].shape, tolerance)
+
+
+def jaccard_and_boundary_f(
+    prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TOLERANCE
+) -> tuple[float, float]:
+    """J and F together, which shares the preparation; arguments, values and errors as of `jaccard` and `boundary_f`."""
+    pair = as_masks(prediction, truth)
+    packed = _pack(pair)
+    union = _count(packed[0] | packed[1])
+    region = _count(packed[0] & packed[1]) / union if union else 1.0
+    return region, _contour_accuracy(packed, pair[0].shape, tolerance)
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """Boundary pixels of a mask: those that differ from their right, lower or lower right neighbour.
+
+    The boundary lies half a pixel towards the origin; the frame's border is no boundary, and the pixels of the last row
+    and column look at their one neighbour within the frame only.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) bool.
+
+    Source: ``seg2bmap`` of D. Martin, University of California, 2003, as used by the DAVIS code.
+    """
+    (mask,) = as_masks(mask)
+    height, width = mask.shape
+    bits = np.unpackbits(_boundary(_pack([mask]), width).view(np.uint8), axis=-1, bitorder="little")
+    return bits[0, :height, :width].astype(bool)
+
+
+def boundary_iou(prediction: np.ndarray, truth: np.ndarray, dilation: float = 0.02) -> float:
+    """Boundary IoU: J of the two inner borders, the mask's pixels within a distance of its contour.
+
+    Args:
+        prediction: (H, W) bool.
+        truth: (H, W) bool.
+        dilation: Width of the border as a share of the frame's diagonal (rounded, at least one pixel).
+
+    Returns:
+        A value in [0, 1]; 1 when both masks are empty.
+
+    Raises:
+        UserError: As `jaccard`.
+
+    Source: B. Cheng et al., "Boundary IoU", CVPR 2021 (what lies outside the frame is background).
+    """
+    pair = as_masks(prediction, truth)
+    width = max(1, round(dilation * math.hypot(*pair[0].shape)))
+    return jaccard(*(_inner_border(mask, width) for mask in pair))
+
+
+def precision_recall(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of the pixels.
+
+    Args:
+        prediction: (H, W) bool.
+        truth: (H, W) bool.
+
+    Returns:
+        Share of the prediction that is right, and share of the truth that is found. Both are 1 when both masks are
+        empty and 0 when only one is.
+
+    Raises:
+        UserError: As `jaccard`.
+    """
+    prediction, truth = as_masks(prediction, truth)
+    right = cv2.countNonZero(cv2.bitwise_and(prediction, truth))
+    predicted, true = cv2.countNonZero(prediction), cv2.countNonZero(truth)
+    if predicted == 0 or true == 0:
+        both = float(predicted == true)
+        return both, both
+    return right / predicted, right / true
+
+
+def series_mean(series: np.ndarray) -> float:
+    """Mean of per-frame scores (T,) over those that are not nan; nan if there is none."""
+    series = np.asarray(series, np.float64)
+    known = ~np.isnan(series)
+    return float(np.where(known, series, 0.0).sum() / known.sum()) if known.any() else math.nan
+
+
+def series_recall(series: np.ndarray, above: float = 0.5) -> float:
+    """Share of the frames of (T,) that score strictly more than `above`; a nan frame counts as a miss.
+
+    Source: Perazzi et al., CVPR 2016, section 4.2, as its code computes it.
+    """
+    series = np.asarray(series, np.float64)
+    return float(np.mean(series > above)) if series.size else math.nan
+
+
+def series_decay(series: np.ndarray, variant: Decay = "exact") -> float:
+    """Decay of per-frame scores: mean of the first quarter minus mean of the last.
+
+    The quarters share their edge frames: quarter i runs from edge i to edge i + 1, both included.
+
+    Args:
+        series: (T,) per-frame scores in order of time; nan frames are left out of the means.
+        variant: ``exact``: the quarters of the definition. The official codes keep the edges in 8 bits, so that for 256
+            frames and more they wrap round and the decay is wrong or nan; ``davis2016`` and ``davis2017`` reproduce
+            that (they differ where an edge is exactly 255: with NumPy 2 the end that follows it wraps in the latter
+            too).
+
+    Returns:
+        A difference, positive when the scores get worse; nan when a quarter holds no score.
+
+    Source: Perazzi et al., CVPR 2016, section 4.2, as its code computes it.
+    """
+    series = np.asarray(series, np.float64)
+    if not series.size:
+        return math.nan
+    edges = [int(edge) for edge in np.round(np.linspace(1, len(series), 5) + 1e-10) - 1]
+    if variant != "exact":
+        edges = [edge % 256 for edge in edges]
+    ends = [(edge + 1) % 256 if variant == "davis2017" else edge + 1 for edge in edges]
+    first, last = series[edges[0] : ends[1]], series[edges[3] : ends[4]]
+    return series_mean(first) - series_mean(last)
+
+
+def object_scores(
+    prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TOLERANCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """J and F of every predicted object against every true one in one frame.
+
+    Args:
+        prediction: (H, W) uint8, object ids from 1, 0 is background.
+        truth: (H, W) uint8, object ids from 1, 0 is background; 255 (void) counts as background, as in the official
+            code.
+        tolerance: As of `boundary_f`.
+
+    Returns:
+        J and F, (P + 1, O + 1) float64, indexed by the ids. Row or column 0 stands for an object that is not in this
+        frame.
+
+    Raises:
+        UserError: The shapes differ, or the maps do not hold ids.
+    """
+    prediction, truth = as_ids(prediction, truth)
+    truth = np.where(truth == 255, np.uint8(0), truth)
+    counts = [int(ids.max()) + 1 for ids in (prediction, truth)]
+    joint = np.bincount((prediction.astype(np.intp) * counts[1] + truth).ravel(), minlength=counts[0] * counts[1])
+    joint = joint.reshape(counts)
+    areas = [joint.sum(axis=axis) for axis in (1, 0)]
+    # Id 0 stands for an object that is not there, not for the background.
+    intersection = joint.copy()
+    intersection[0, :] = intersection[:, 0] = areas[0][0] = areas[1][0] = 0
+    union = areas[0][:, None] + areas[1][None, :] - intersection
+    region = np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
+
+    radius = _radius(prediction.shape, tolerance)
+    sides = []
+    for ids, count in zip((prediction, truth), counts, strict=True):
+        masks = [np.zeros(ids.shape, bool)] + [ids == i for i in range(1, count)]
+        edge = _boundary(_pack(masks), ids.shape[1])
+        sides.append((edge, _dilate(edge, radius), [_count(one) for one in edge]))
+    contour = np.empty(counts)
+    for p, o in np.ndindex(*counts):
+        matched = _count(sides[0][0][p] & sides[1][1][o]), _count(sides[1][0][o] & sides[0][1][p])
+        contour[p, o] = _f1(matched, (sides[0][2][p], sides[1][2][o]))
+    return region, contour
+
+
+def match_objects(region: np.ndarray, contour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each true object of a sequence one predicted object, so that the mean of J and F over the frames is largest.
+
+    Args:
+        region: (P, O, T) float64, J of every pair in every frame, P >= O (pad with objects that are nowhere).
+        contour: (P, O, T) float64, F.
+
+    Returns:
+        For each true object in the order of its id, the index of its predicted object: (O,); and the mean J&F of every
+        pair (P, O).
+
+    Source: S. Caelles et al., "The 2019 DAVIS Challenge on VOS: Unsupervised Multi-Object Segmentation", 2019.
+    """
+    pairs = (region.mean(axis=2) + contour.mean(axis=2)) / 2
+    rows, columns = linear_sum_assignment(-pairs)
+    return rows[np.argsort(columns)], pairs
+
+
+def _pack(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Hold each row of N masks (H, W) in words of 64 pixels, lowest bit first: (N, H, words) uint64, the rest is 0."""
+    height, width = masks[0].shape
+    packed = np.zeros((len(masks), height, -(-width // _WORD) * _WORD // 8), np.uint8)
+    for row, mask in zip(packed, masks, strict=True):
+        row[:, : -(-width // 8)] = np.packbits(mask, axis=1, bitorder="little")
+    return packed.view("<u8")
+
+
+def _count(packed: np.ndarray) -> int:
+    """Number of bits that are 1."""
+    return int(cv2.norm(np.ascontiguousarray(packed).view(np.uint8).reshape(1, -1), cv2.NORM_HAMMING))
+
+
+def _right(packed: np.ndarray, step: int) -> np.ndarray:
+    """Move all pixels of (..., words) to the right, 0 < step < 64."""
+    moved = packed << np.uint64(step)
+    moved[..., 1:] |= packed[..., :-1] >> np.uint64(_WORD - step)
+    return moved
+
+
+def _left(packed: np.ndarray, step: int) -> np.ndarray:
+    """Move all pixels of (..., words) to the left, 0 < step < 64."""
+    moved = packed >> np.uint64(step)
+    moved[..., :-1] |= packed[..., 1:] << np.uint64(_WORD - step)
+    return moved
+
+
+def _boundary(packed: np.ndarray, width: int) -> np.ndarray:
+    """`boundary` of packed masks (N, H, words) of the given width."""
+    inner = np.zeros(packed.shape[-1] * _WORD, np.uint8)
+    inner[: width - 1] = 1  # the last column has no right neighbour
+    has_right = np.packbits(inner, bitorder="little").view("<u8")
+    right = _left(packed, 1)
+    edge = (packed ^ right) & has_right
+    edge[:, :-1] |= packed[:, :-1] ^ packed[:, 1:]
+    edge[:, :-1] |= (packed[:, :-1] ^ right[:, 1:]) & has_right
+    return edge
+
+
+def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
+    """Dilate packed maps (N, H, words) by the digital disk x^2 + y^2 <= radius^2; bits beyond the width are not
+    cleared.
+
+    The disk is a pile of horizontal bars: the map is widened bar by bar, shortest first, and each width is or-ed into
+    the rows at its distances above and below.
+    """
+    height = packed.shape[1]
+    dilated = np.zeros_like(packed)
+    widened, reach = packed, 0
+    bars = [(math.isqrt(radius * radius - dy * dy), dy) for dy in range(radius, -1, -1)]
+    for half, group in groupby(bars, key=lambda bar: bar[0]):
+        while reach < half:
+            # A run of 2 * reach + 1 pixels leaves no gap when it is moved by at most its own length.
+            step = min(half - reach, 2 * reach + 1, _WORD - 1)
+            widened = widened | _right(widened, step) | _left(widened, step)
+            reach += step
+        for _, dy in group:
+            if dy < height:
+                dilated[:, dy:] |= widened[:, : height - dy]
+                dilated[:, : height - dy] |= widened[:, dy:]
+    return dilated
+
+
+def _radius(shape: tuple[int, ...], tolerance: float) -> int:
+    if tolerance < 0:
+        raise UserError(f"tolerance={tolerance}: a distance is not negative; give a share of the diagonal or pixels")
+    return int(np.ceil(tolerance if tolerance >= 1 else tolerance * np.linalg.norm(shape)))
+
+
+def _contour_accuracy(packed: np.ndarray, shape: tuple[int, int], tolerance: float) -> float:
+    """F of two packed masks (2, H, words)."""
+    edges = _boundary(packed, shape[1])
+    rows, words = (np.flatnonzero((edges[0] | edges[1]).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return 1.0
+    edges = np.ascontiguousarray(edges[:, rows[0] : rows[-1] + 1, words[0] : words[-1] + 1])
+    counts = _count(edges[0]), _count(edges[1])
+    if 0 in counts:
+        return 0.0
+    # Only boundary pixels ask for a neighbour, so nothing outside the box of both boundaries is needed.
+    near = _dilate(edges, _radius(shape, tolerance))
+    return _f1((_count(edges[0] & near[1]), _count(edges[1] & near[0])), counts)
+
+
+def _f1(matched: tuple[int, int], counts: tuple[int, int]) -> float:
+    """F1 of the matched boundary pixels of the prediction and of the truth, in the official order of operations."""
+    if 0 in counts:
+        return float(counts[0] == counts[1])
+    precision, recall = matched[0] / counts[0], matched[1] / counts[1]
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _inner_border(mask: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of a mask (H, W) uint8 of 0 and 1 within `width` steps (of 8 neighbours) of the background."""
+    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    return mask - cv2.erode(mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)

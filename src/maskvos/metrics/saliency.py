@@ -1,0 +1,388 @@
+"""Measures of saliency maps: MAE, F-, E-, S-measure and weighted F of a soft map against a binary truth.
+
+A map is (H, W) uint8, 255 for certain foreground. Float maps in [0, 1] are rounded to 8 bits first, which is what a
+saved map is; a bool mask counts as 0 and 255. Nothing is stretched unless ``minmax`` asks for it.
+
+All but weighted F depend on a map only through how often each of its 256 levels occurs in the foreground and in the
+background of a few rectangles. `Saliency` counts that in one pass, and everything else is arithmetic on 256 numbers.
+Values agree with the package ``pysodmetrics`` to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from maskvos.errors import UserError
+from maskvos.metrics.arrays import as_masks, check_axes, check_same_size
+
+Structure = Literal["matlab", "torch"]
+"""Two published ways to compute S: see `s_measure`."""
+
+_BETA2 = 0.3
+_EPS = np.spacing(1)
+_TINY_TRUTH = 1e-4
+_EXACT_IN_FLOAT32 = 2**24
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """One frame, reduced to the histograms from which the measures are computed.
+
+    Attributes:
+        quadrants: (4, 2, 256) int64. Axes: the quadrants around the truth's centroid (upper left, upper right, lower
+            left, lower right), background and foreground, levels of the map.
+        split: Row and column where the lower and the right quadrants begin.
+        shape: (H, W).
+        minmax: Stretch the levels so that the map's least becomes 0 and its greatest 1.
+        structure: See `s_measure`.
+    """
+
+    quadrants: np.ndarray
+    split: tuple[int, int]
+    shape: tuple[int, int]
+    minmax: bool = False
+    structure: Structure = "matlab"
+
+    @classmethod
+    def of(
+        cls, prediction: np.ndarray, truth: np.ndarray, minmax: bool = False, structure: Structure = "matlab"
+    ) -> Saliency:
+        """Count the levels of a map.
+
+        Args:
+            prediction: (H, W) uint8, or float in [0, 1], or bool.
+            truth: (H, W) bool.
+            minmax: As the attribute.
+            structure: As the attribute.
+
+        Raises:
+            UserError: Different sizes, or a map that is neither 8-bit nor in [0, 1].
+        """
+        levels, (truth,) = as_levels(prediction), as_masks(truth)
+        check_same_size(levels, truth)
+        height, width = truth.shape
+        row, column = _split(truth, structure)
+        boxes = [
+            (rows, columns)
+            for rows in (slice(0, row), slice(row, height))
+            for columns in (slice(0, column), slice(column, width))
+        ]
+        quadrants = np.stack([_count_levels(levels[box], truth[box]) for box in boxes])
+        return cls(quadrants, (row, column), (height, width), minmax, structure)
+
+    @cached_property
+    def histogram(self) -> np.ndarray:
+        """(2, 256) int64: occurrences of each level in the background and in the foreground."""
+        return self.quadrants.sum(axis=0)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(256,) float64: the value in [0, 1] that each level stands for."""
+        values = np.arange(256) / 255
+        present = np.flatnonzero(self.histogram.any(axis=0))
+        low, high = values[present[0]], values[present[-1]]
+        return (values - low) / (high - low) if self.minmax and low != high else values
+
+    @cached_property
+    def curve_histogram(self) -> np.ndarray:
+        """`histogram` over the 256 thresholds of the curves, which differ from the levels when the map is stretched."""
+        if not self.minmax:
+            return self.histogram
+        bins = (self.values.clip(0, 1) * 255).astype(np.intp)
+        return np.stack([np.bincount(bins, counts, 256) for counts in self.histogram]).astype(np.int64)
+
+    @property
+    def mae(self) -> float:
+        """See `mae`."""
+        background, foreground = self.histogram
+        return float((background @ self.values + foreground @ (1 - self.values)) / self.histogram.sum())
+
+    @property
+    def adaptive_f(self) -> float:
+        """See `adaptive_f`."""
+        above, totals = self._above_adaptive(), self.histogram.sum(axis=1)
+        return float(_f(above[:, None], totals)[0])
+
+    @property
+    def adaptive_e(self) -> float:
+        """See `adaptive_e`."""
+        above, totals = self._above_adaptive(), self.histogram.sum(axis=1)
+        return float(_e(above[:, None], totals)[0])
+
+    @property
+    def s(self) -> float:
+        """See `s_measure`, with alpha = 0.5."""
+        return self.s_measure(0.5)
+
+    def s_measure(self, alpha: float) -> float:
+        """See `s_measure`."""
+        background, foreground = self.histogram
+        share = foreground.sum() / self.histogram.sum()
+        mean = float((self.histogram.sum(axis=0) @ self.values) / self.histogram.sum())
+        if share == 0 or (self.structure == "torch" and share < _TINY_TRUTH):
+            return 1 - mean
+        if share == 1:
+            return mean
+        likeness = share * _likeness(foreground, self.values) + (1 - share) * _likeness(background, 1 - self.values)
+        return float(max(0.0, alpha * likeness + (1 - alpha) * self._structure_by_quadrant()))
+
+    def _above_adaptive(self) -> np.ndarray:
+        """(2,) background and foreground pixels that reach twice the map's mean, or 1 where that is less."""
+        mean = (self.histogram.sum(axis=0) @ self.values) / self.histogram.sum()
+        return self.histogram[:, self.values >= min(2 * mean, 1.0)].sum(axis=1)
+
+    def _structure_by_quadrant(self) -> float:
+        (row, column), (height, width) = self.split, self.shape
+        area = height * width
+        shares = [column * row / area, row * (width - column) / area, (height - row) * column / area]
+        shares.append(1 - sum(shares))
+        sizes = [(row, column), (row, width - column), (height - row, column), (height - row, width - column)]
+        return sum(
+            share * _similarity(counts, self.values, size, self.shape)
+            for counts, share, size in zip(self.quadrants, shares, sizes, strict=True)
+            if counts.any()
+        )
+
+
+def mae(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """Mean absolute error of a map; arguments and errors as of `Saliency.of`.
+
+    Source: F. Perazzi et al., "Saliency filters", CVPR 2012.
+    """
+    return Saliency.of(prediction, truth, minmax).mae
+
+
+def f_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> np.ndarray:
+    """F-measure (beta^2 = 0.3) at each threshold: (256,), entry t takes map >= t / 255 for foreground.
+
+    0 where no foreground pixel is found. Arguments and errors as of `Saliency.of`.
+
+    Source: R. Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
+    """
+    return f_curve_of(Saliency.of(prediction, truth, minmax).curve_histogram)
+
+
+def e_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> np.ndarray:
+    """Enhanced-alignment measure at each threshold: (256,), as `f_curve`; arguments and errors as of `Saliency.of`.
+
+    Source: D.-P. Fan et al., "Enhanced-alignment measure for binary foreground map evaluation", IJCAI 2018 (the sum is
+    divided by the number of pixels less one, as its code does, so that a perfect map exceeds 1 by that little).
+    """
+    return e_curve_of(Saliency.of(prediction, truth, minmax).curve_histogram)
+
+
+def max_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """Greatest value of `f_curve`. Over several frames the curves are averaged first: see `Protocol`."""
+    return float(f_curve(prediction, truth, minmax).max())
+
+
+def mean_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """Mean of `f_curve` over the thresholds."""
+    return float(f_curve(prediction, truth, minmax).mean())
+
+
+def adaptive_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """F-measure (beta^2 = 0.3) of the map thresholded at twice its mean (at most 1); arguments as of `Saliency.of`."""
+    return Saliency.of(prediction, truth, minmax).adaptive_f
+
+
+def max_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """Greatest value of `e_curve`. Over several frames the curves are averaged first: see `Protocol`."""
+    return float(e_curve(prediction, truth, minmax).max())
+
+
+def mean_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """Mean of `e_curve` over the thresholds."""
+    return float(e_curve(prediction, truth, minmax).mean())
+
+
+def adaptive_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """E-measure of the map thresholded at twice its mean (at most 1); arguments as of `Saliency.of`."""
+    return Saliency.of(prediction, truth, minmax).adaptive_e
+
+
+def s_measure(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    alpha: float = 0.5,
+    minmax: bool = False,
+    structure: Structure = "matlab",
+) -> float:
+    """Structure measure: likeness of the object, and of the four quadrants around the truth's centroid.
+
+    Args:
+        prediction: As of `Saliency.of`.
+        truth: (H, W) bool.
+        alpha: Weight of the object's part.
+        minmax: As of `Saliency`.
+        structure: ``matlab``: the centroid's row and column belong to the upper and left quadrants, as in the authors'
+            code and pysodmetrics. ``torch``: they belong to the lower and right ones, and a truth of less than 1e-4 of
+            the frame counts as empty, as in the PyTorch ports that much work on video saliency was evaluated with.
+
+    Raises:
+        UserError: As of `Saliency.of`.
+
+    Source: D.-P. Fan et al., "Structure-measure: a new way to evaluate foreground maps", ICCV 2017. A quadrant without
+    pixels counts nothing (the references return nan).
+    """
+    return Saliency.of(prediction, truth, minmax, structure).s_measure(alpha)
+
+
+def weighted_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
+    """Weighted F-measure (beta = 1): errors weigh more far from the object and less where neighbours are right.
+
+    Arguments and errors as of `Saliency.of`; 0 for an empty truth.
+
+    Source: R. Margolin et al., "How to evaluate foreground maps?", CVPR 2014.
+    """
+    saliency = Saliency.of(prediction, truth, minmax)
+    foreground = as_masks(truth)[0].view(bool)
+    if not foreground.any():
+        return 0.0
+    error = np.abs(saliency.values[as_levels(prediction)] - foreground)
+    distance, (rows, columns) = ndimage.distance_transform_edt(~foreground, return_indices=True)
+    # A background pixel takes over the error of the nearest foreground pixel before the errors are smoothed.
+    smooth = cv2.filter2D(error[rows, columns], -1, _GAUSS, borderType=cv2.BORDER_CONSTANT)
+    error = np.where(foreground & (smooth < error), smooth, error)
+    error *= np.where(foreground, 1.0, 2 - np.exp(np.log(0.5) / 5 * distance))
+    true, found = np.count_nonzero(foreground), error[foreground].sum()
+    recall = 1 - found / true
+    precision = (true - found) / (true - found + error[~foreground].sum() + _EPS)
+    return float(2 * recall * precision / (recall + precision + _EPS))
+
+
+def f_curve_of(histogram: np.ndarray) -> np.ndarray:
+    """`f_curve` from the levels' occurrences in background and foreground, (2, 256)."""
+    return _f(_at_or_above(histogram), histogram.sum(axis=1))
+
+
+def e_curve_of(histogram: np.ndarray) -> np.ndarray:
+    """`e_curve` from the levels' occurrences in background and foreground, (2, 256)."""
+    return _e(_at_or_above(histogram), histogram.sum(axis=1))
+
+
+def as_levels(prediction: np.ndarray) -> np.ndarray:
+    """A map as (H, W) uint8: as it is, or rounded from float in [0, 1], or 0 and 255 from bool.
+
+    Raises:
+        UserError: Another type, or float values outside [0, 1].
+    """
+    prediction = np.asarray(prediction)
+    check_axes(prediction)
+    if prediction.dtype == np.uint8:
+        return np.ascontiguousarray(prediction)
+    if prediction.dtype == np.bool_:
+        return np.where(prediction, np.uint8(255), np.uint8(0))
+    if not np.issubdtype(prediction.dtype, np.floating):
+        raise UserError(f"saliency map of type {prediction.dtype}: give uint8, bool, or float in [0, 1]")
+    low, high = prediction.min(), prediction.max()
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"saliency map with values from {low} to {high}: float maps lie in [0, 1]; apply the sigmoid, or divide by
+            255"
+        )
+    return np.rint(prediction * 255).astype(np.uint8)
+
+
+def _gauss(size: int = 7, sigma: float = 5.0) -> np.ndarray:
+    axis = np.arange(size) - size // 2
+    kernel = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * sigma**2))
+    return kernel / kernel.sum()
+
+
+_GAUSS = _gauss()
+
+
+def _split(truth: np.ndarray, structure: Structure) -> tuple[int, int]:
+    """Where the lower and right quadrants begin, for a truth (H, W) uint8 of 0 and 1."""
+    count = cv2.countNonZero(truth)
+    offset = 1 if structure == "matlab" else 0
+    if not count:
+        return truth.shape[0] // 2, truth.shape[1] // 2
+    rows = cv2.reduce(truth, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    columns = cv2.reduce(truth, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    centroid = [np.round(np.arange(len(line)) @ line.astype(np.int64) / count) for line in (rows, columns)]
+    return int(centroid[0]) + offset, int(centroid[1]) + offset
+
+
+def _count_levels(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(2, 256) int64: occurrences of each level in background and foreground of two (H, W) uint8 arrays."""
+    if not levels.size:
+        return np.zeros((2, 256), np.int64)
+    if levels.size < _EXACT_IN_FLOAT32:  # OpenCV returns counts as float32
+        levels, truth = np.ascontiguousarray(levels), np.ascontiguousarray(truth)
+        both = cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+        foreground = cv2.calcHist([levels], [0], truth, [256], [0, 256]).ravel().astype(np.int64)
+    else:
+        both = np.bincount(levels.ravel(), minlength=256)
+        foreground = np.bincount(levels[truth != 0], minlength=256)
+    return np.stack([both - foreground, foreground])
+
+
+def _at_or_above(histogram: np.ndarray) -> np.ndarray:
+    """(2, 256): background and foreground pixels at or above each level."""
+    return np.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]
+
+
+def _f(above: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """F-measure of thresholded maps: above (2, N) and totals (2,), pixels of background and foreground."""
+    found = above[1]
+    precision = found / np.maximum(above.sum(axis=0), 1)
+    recall = found / max(totals[1], 1)
+    numerator = (1 + _BETA2) * precision * recall
+    return numerator / np.where(numerator == 0, 1, _BETA2 * precision + recall)
+
+
+def _e(above: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """E-measure of thresholded maps: above (2, N) and totals (2,), pixels of background and foreground."""
+    pixels = totals.sum()
+    predicted = above.sum(axis=0)
+    if totals[1] == 0:
+        aligned = (pixels - predicted).astype(np.float64)
+    elif totals[0] == 0:
+        aligned = predicted.astype(np.float64)
+    else:
+        mean_prediction, mean_truth = predicted / pixels, totals[1] / pixels
+        aligned = np.zeros(above.shape[1])
+        for is_truth in (1, 0):
+            for is_predicted in (1, 0):
+                count = above[is_truth] if is_predicted else totals[is_truth] - above[is_truth]
+                a, b = is_predicted - mean_prediction, is_truth - mean_truth
+                aligned += count * (2 * a * b / (a * a + b * b + _EPS) + 1) ** 2 / 4
+    return aligned / (pixels - 1 + _EPS)
+
+
+def _likeness(counts: np.ndarray, values: np.ndarray) -> float:
+    """The object's part of S for a region whose value should be 1 everywhere: counts and values (256,)."""
+    pixels = counts.sum()
+    mean = counts @ values / pixels
+    deviation = np.sqrt(counts @ (values - mean) ** 2 / (pixels - 1)) if pixels > 1 else 0.0
+    return 2 * mean / (mean**2 + 1 + deviation + _EPS)
+
+
+def _similarity(counts: np.ndarray, values: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> float:
+    """Structural similarity of one quadrant: counts (2, 256), values (256,), its size within a frame of `shape`."""
+    pixels = counts.sum()
+    present = np.flatnonzero(counts.any(axis=0))
+    if len(present) == 1 and 0 < values[present[0]] < 1:
+        # Whether the mean of equal numbers is that number depends on how a sum of floats is rounded, and the reference
+        # then scores 0 or 1: the same sum is made here.
+        mean = np.full(shape, values[present[0]])[: size[0], : size[1]].mean()
+    else:
+        mean = counts.sum(axis=0) @ values / pixels
+    share = counts[1].sum() / pixels
+    scale = pixels - 1 + _EPS
+    variance = counts.sum(axis=0) @ (values - mean) ** 2 / scale
+    variance_truth = pixels * share * (1 - share) / scale
+    covariance = (counts[1] @ (values - mean) * (1 - share) - counts[0] @ (values - mean) * share) / scale
+    numerator = 4 * mean * share * covariance
+    denominator = (mean**2 + share**2) * (variance + variance_truth)
+    if numerator != 0:
+        return float(numerator / (denominator + _EPS))
+    return 1.0 if denominator == 0 else 0.0

@@ -1,0 +1,234 @@
+"""Region and contour measures against plain implementations, laws, and values of the official code."""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from maskvos.errors import UserError
+from maskvos.metrics import functional as F
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 150))
+
+
+@st.composite
+def mask_pairs(draw):
+    """Two masks of one size: noise of any density, or a few rectangles."""
+    shape = draw(sizes)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    masks = []
+    for _ in range(2):
+        if draw(st.booleans()):
+            masks.append(rng.random(shape) < draw(st.sampled_from([0.0, 0.001, 0.05, 0.5, 0.97, 1.0])))
+        else:
+            mask = np.zeros(shape, bool)
+            for _ in range(draw(st.integers(1, 3))):
+                top, left = rng.integers(0, shape[0]), rng.integers(0, shape[1])
+                mask[top : top + rng.integers(1, shape[0] + 1), left : left + rng.integers(1, shape[1] + 1)] ^= True
+            masks.append(mask)
+    return masks
+
+
+def plain_boundary(mask):
+    height, width = mask.shape
+    return np.array(
+        [
+            [
+                any(
+                    mask[y, x] != mask[y + dy, x + dx]
+                    for dy, dx in ((0, 1), (1, 0), (1, 1))
+                    if y + dy < height and x + dx < width
+                )
+                for x in range(width)
+            ]
+            for y in range(height)
+        ],
+        bool,
+    ).reshape(mask.shape)
+
+
+def plain_boundary_f(prediction, truth, tolerance):
+    radius = math.ceil(tolerance if tolerance >= 1 else tolerance * math.hypot(*truth.shape))
+    edges = [np.argwhere(plain_boundary(mask)) for mask in (prediction, truth)]
+    if not len(edges[0]) or not len(edges[1]):
+        return float(len(edges[0]) == len(edges[1]))
+    near = ((edges[0][:, None] - edges[1][None]) ** 2).sum(axis=2) <= radius**2
+    precision, recall = near.any(axis=1).sum() / len(edges[0]), near.any(axis=0).sum() / len(edges[1])
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@given(mask_pairs(), st.sampled_from([0.0, 0.008, 0.05, 0.2, 1, 2, 3, 9, 70]))
+@settings(max_examples=300, deadline=None)
+def test_equals_a_plain_slow_implementation(pair, tolerance):
+    prediction, truth = pair
+    union = (prediction | truth).sum()
+    region = (prediction & truth).sum() / union if union else 1.0
+    contour = plain_boundary_f(prediction, truth, tolerance)
+    assert F.jaccard(prediction, truth) == region
+    assert F.boundary_f(prediction, truth, tolerance) == contour
+    assert F.jaccard_and_boundary_f(prediction, truth, tolerance) == (region, contour)
+    np.testing.assert_array_equal(F.boundary(truth), plain_boundary(truth))
+
+
+@given(mask_pairs())
+@settings(max_examples=100, deadline=None)
+def test_laws_of_masks(pair):
+    a, b = pair
+    for measure in (F.jaccard, F.boundary_f, F.boundary_iou):
+        assert measure(a, a) == 1
+        assert measure(a, b) == measure(b, a)
+        assert 0 <= measure(a, b) <= 1
+        # The boundary looks right and down alike, so rows and columns can be exchanged.
+        assert measure(a.T, b.T) == measure(a, b)
+    assert F.precision_recall(a, b) == F.precision_recall(b, a)[::-1]
+    # What the masks hold beside 0 does not matter, nor how they lie in memory.
+    assert F.jaccard(a.astype(np.uint8) * 2, np.asfortranarray(b)) == F.jaccard(a, b)
+    assert F.boundary_f(a.astype(np.int64) * 256, b[::-1][::-1]) == F.boundary_f(a, b)
+
+
+@given(mask_pairs(), st.integers(0, 70), st.integers(0, 70))
+@settings(max_examples=100, deadline=None)
+def test_moving_both_masks_changes_nothing(pair, down, right):
+    height, width = pair[0].shape
+    scores = set()
+    for top, left in ((1, 1), (1 + down, 1 + right)):
+        moved = [np.zeros((height + 72, width + 72), bool) for _ in pair]
+        for canvas, mask in zip(moved, pair, strict=True):
+            canvas[top : top + height, left : left + width] = mask
+        scores.add((*F.jaccard_and_boundary_f(*moved), F.boundary_iou(*moved), F.precision_recall(*moved)))
+    assert len(scores) == 1
+
+
+@given(hnp.arrays(bool, (30, 100)), st.integers(0, 8))
+@settings(max_examples=30, deadline=None)
+def test_a_shift_within_the_tolerance_is_forgiven(mask, shift):
+    mask[:, -10:] = mask[:, :10] = mask[:1] = mask[-1:] = False
+    assert F.boundary_f(np.roll(mask, shift, axis=1), mask, tolerance=8) == 1
+
+
+def test_boundary_iou_by_hand():
+    # Two 10x10 squares side by side by 5; the border of width 1 has 36 pixels, and the rings cross.
+    a, b = np.zeros((40, 30), bool), np.zeros((40, 30), bool)
+    a[10:20, 5:15] = b[10:20, 10:20] = True
+    ring_a, ring_b = a.copy(), b.copy()
+    ring_a[11:19, 6:14] = ring_b[11:19, 11:19] = False
+    assert F.boundary_iou(a, b) == (ring_a & ring_b).sum() / (ring_a | ring_b).sum()
+    # The frame's border bounds the object too.
+    full = np.ones((40, 30), bool)
+    inner = full.copy()
+    inner[0] = inner[-1] = inner[:, 0] = inner[:, -1] = False
+    assert F.boundary_iou(full, inner) == 0
+
+
+def test_precision_and_recall_of_empty_masks():
+    empty, some = np.zeros((4, 5), bool), np.eye(4, 5, dtype=bool)
+    assert F.precision_recall(empty, empty) == (1, 1)
+    assert F.precision_recall(empty, some) == F.precision_recall(some, empty) == (0, 0)
+    assert F.precision_recall(np.ones((4, 5), bool), some) == (4 / 20, 1)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "message"),
+    [
+        (np.zeros((4, 5), bool), np.zeros((5, 4), bool), "4x5 against a truth of 5x4"),
+        (np.zeros((1, 4, 5), bool), np.zeros((1, 4, 5), bool), "height, width"),
+        (np.zeros((0, 5), bool), np.zeros((0, 5), bool), "at least 1"),
+        (np.zeros((4, 5)), np.zeros((4, 5), bool), "threshold"),
+    ],
+)
+def test_wrong_masks_are_refused(prediction, truth, message):
+    for measure in (F.jaccard, F.boundary_f, F.boundary_iou, F.precision_recall, F.object_scores):
+        with pytest.raises(UserError, match=message):
+            measure(prediction, truth)
+
+
+def test_negative_tolerance_is_refused():
+    with pytest.raises(UserError, match="tolerance=-1"):
+        F.boundary_f(np.eye(5, dtype=bool), np.eye(5, dtype=bool)[::-1], tolerance=-1)
+
+
+def test_series_count_nan_as_a_miss_and_a_half_too():
+    series = np.array([0.5, 0.6, np.nan, 1.0])
+    assert F.series_mean(series) == pytest.approx(0.7)
+    assert F.series_recall(series) == 0.5
+    for statistic in (F.series_mean, F.series_recall, F.series_decay):
+        assert math.isnan(statistic(np.array([])))
+
+
+@given(st.integers(1, 1200), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_decay_is_right_for_any_length(length, seed):
+    series = np.random.default_rng(seed).random(length)
+    assert F.series_decay(series + 1) == pytest.approx(F.series_decay(series), abs=1e-12)
+    assert F.series_decay(np.full(length, 0.3)) == pytest.approx(0, abs=1e-15)
+    # A fall along a straight line from 1 to 0: the middles of its first and last quarter lie 3/4 apart.
+    assert F.series_decay(np.linspace(1, 0, length)) == pytest.approx(0.75 if length > 1 else 0, abs=2 / length)
+    if length < 256:
+        assert {F.series_decay(series, variant) for variant in ("davis2016", "davis2017")} == {F.series_decay(series)}
+
+
+def test_objects_against_one_by_one():
+    rng = np.random.default_rng(3)
+    prediction = np.kron(rng.integers(0, 4, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
+    truth = np.kron(rng.integers(0, 3, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
+    void = truth.copy()
+    void[truth == 0] = 255
+    region, contour = F.object_scores(prediction, void)
+    assert region.shape == contour.shape == (4, 3)
+    nothing = np.zeros_like(truth)
+    for p in range(4):
+        for o in range(3):
+            one = prediction == p if p else nothing
+            other = truth == o if o else nothing
+            assert region[p, o] == F.jaccard(one, other)
+            assert contour[p, o] == F.boundary_f(one, other)
+
+
+def test_objects_are_matched_once_each_for_the_best_total():
+    # Greedy would give object 0 its best prediction 0 (0.9) and leave object 1 with 0.1.
+    region = np.array([[0.9, 0.8], [0.7, 0.1], [0.0, 0.2]])[:, :, None].repeat(3, axis=2)
+    chosen, pairs = F.match_objects(region, region)
+    assert chosen.tolist() == [1, 0]
+    np.testing.assert_allclose(pairs, region[:, :, 0])
+
+
+def test_needs_no_torch():
+    code = "import sys, maskvos.metrics.functional, maskvos.metrics.folder; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("evaluator", ["davis2016", "davis2017"])
+def test_edge_cases_of_the_official_code(shared, evaluator):
+    masks = np.load(shared / "golden/edge_cases.npz")
+    rows = [row for row in csv.DictReader((shared / "golden/edge_cases.csv").open()) if row["evaluator"] == evaluator]
+    assert len(rows) == 38
+    for row in rows:
+        prediction, truth = (masks[f"{row['case']}|{side}"] for side in ("pred", "gt"))
+        assert F.jaccard(prediction, truth) == float(row["J"]), row
+        assert F.boundary_f(prediction, truth) == float(row["F"]), row
+
+
+@pytest.mark.shared
+def test_series_of_the_official_code(shared):
+    series = np.load(shared / "golden/edge_series.npz")
+    rows = list(csv.DictReader((shared / "golden/edge_series.csv").open()))
+    assert len(rows) == 48
+    for row in rows:
+        scores = series[row["series"]]
+        inner = scores[1:-1] if row["evaluator"] == "davis2016" else scores
+        np.testing.assert_allclose(F.series_mean(scores), float(row["mean"]), atol=1e-12)
+        np.testing.assert_allclose(F.series_recall(inner), float(row["recall"]), atol=1e-12)
+        np.testing.assert_allclose(F.series_decay(inner, row["evaluator"]), float(row["decay"]), atol=1e-12)
+        if len(inner) < 256:
+            np.testing.assert_allclose(F.series_decay(inner), float(row["decay"]), atol=1e-12)
+        else:
+            assert not math.isnan(F.series_decay(inner))
