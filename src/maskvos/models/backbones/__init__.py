@@ -1,0 +1,1 @@
+"""Encoders: pyramids of four maps."""

@@ -1,0 +1,93 @@
+"""A very small convolutional pyramid that learns from scratch on a CPU in minutes: for demonstrations and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskvos.errors import UserError
+from maskvos.models.backbones.base import Backbone
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut (He et al., CVPR 2016).
+
+    Args:
+        in_channels: Width of the input.
+        channels: Width of the output.
+        stride: 2 halves the map.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            if stride != 1 or in_channels != channels
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
+        inner = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(x))
+
+
+class Tiny(Backbone):
+    """A strided stem to stride 4, then residual stages.
+
+    Args:
+        channels: Widths of the four maps.
+        depths: Residual blocks of each stage.
+        pretrained: False or a file of this network's own weights; nobody publishes any.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32, 64, 96),
+        depths: Sequence[int] = (1, 1, 1, 1),
+        pretrained: bool | str | Path = False,
+    ) -> None:
+        super().__init__()
+        if len(channels) != 4 or len(depths) != 4:
+            raise UserError(f"tiny: channels {channels} and depths {depths} must name four stages each")
+        self.channels = tuple(channels)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels[0], channels[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(inplace=True),
+        )
+        inputs = (channels[0], *channels[:3])
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                ResidualBlock(inputs[i], channels[i], stride=1 if i == 0 else 2),
+                *(ResidualBlock(channels[i], channels[i], stride=1) for _ in range(depths[i] - 1)),
+            )
+            for i in range(4)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.load_pretrained(pretrained, "tiny", _nobody, dict)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See `Backbone`."""
+        x = self.stem(x)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+
+def _nobody() -> dict[str, Tensor]:
+    raise OSError("nobody publishes weights of this small backbone")

@@ -1,0 +1,99 @@
+"""From the queries' maps to one foreground mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskvos.models.layers import resize
+
+
+class MapProjections(nn.Module):
+    """A 3x3 convolution per scale, from one map per query to the encoder's width.
+
+    Args:
+        queries: Q.
+        channels: Widths of the scales, fine to coarse.
+    """
+
+    def __init__(self, queries: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(queries, width, 3, padding=1) for width in channels)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, query_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Four (B, Q, h, w), fine to coarse, to four (B, C_i, h, w)."""
+        return [conv(x) for conv, x in zip(self.convs, query_maps, strict=True)]
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear layer over the channels of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_features, H, W) to (B, out_features, H, W)."""
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class ConvNormReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, channels, H, W)."""
+        return F.relu(self.norm(self.conv(x)))
+
+
+class SegFormerHead(nn.Module):
+    """All scales brought to one width and to stride 4, mixed, refined at stride 2, one logit per pixel.
+
+    Linear steps that commute with bilinear resizing run at the lower resolution: the mixing 1x1 convolution scale by
+    scale before the maps are enlarged, and the last 1x1 convolution before the last enlargement.
+
+    Args:
+        in_channels: Widths of the four scales, fine to coarse.
+        width: Common width.
+        dropout: Chance that a channel is dropped before the last convolution, in training.
+    """
+
+    def __init__(self, in_channels: Sequence[int], width: int = 192, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(PointwiseLinear(channels, width) for channels in in_channels)
+        self.fuse = ConvNormReLU(4 * width, width, 1)
+        self.refine = ConvNormReLU(width, max(width // 4, 1), 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.predict = nn.Conv2d(max(width // 4, 1), 1, 1)
+
+    def forward(self, scales: Sequence[Tensor]) -> Tensor:
+        """Predict.
+
+        Args:
+            scales: Four (B, C_i, h, w) of strides 4, 8, 16, 32.
+
+        Returns:
+            Logits (B, 1, 4 h, 4 w), h and w those of stride 4.
+        """
+        size = scales[0].shape[-2:]
+        x = self.mix(scales, size)
+        x = self.refine(resize(F.relu(x), [2 * side for side in size]))
+        return resize(self.predict(self.dropout(x)), [4 * side for side in size])
+
+    def mix(self, scales: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Each scale through its linear and its share of the mixing convolution, enlarged, added, normed."""
+        # The convolution's input channels are ordered coarse to fine.
+        shares = reversed(self.fuse.conv.weight.chunk(4, dim=1))
+        mixed = [
+            resize(F.conv2d(pointwise(x), share), size)
+            for x, pointwise, share in zip(scales, self.linears, shares, strict=True)
+        ]
+        return self.fuse.norm(sum(mixed[1:], mixed[0]))
