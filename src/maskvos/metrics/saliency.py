@@ -284,8 +284,8 @@ def as_levels(prediction: np.ndarray) -> np.ndarray:
     low, high = prediction.min(), prediction.max()
     if not (low >= 0 and high <= 1):
         raise UserError(
-            f"saliency map with values from {low} to {high}: float maps lie in [0, 1]; apply the sigmoid, or divide by
-            255"
+            f"saliency map with values from {low} to {high}: float maps lie in [0, 1]; apply the sigmoid, or divide by"
+            " 255"
         )
     return np.rint(prediction * 255).astype(np.uint8)
 
