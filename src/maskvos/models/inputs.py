@@ -29,17 +29,22 @@ class InputEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, rgb: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode.
 
         Args:
             rgb: (B, 3, H, W) float in [0, 1].
             flow: (B, 2, H, W) float, pixels, x then y.
+            motion: (B,) bool: False where the motion stream is to see the RGB frame (motion as option, Cho et al.,
+                WACV 2023); None: it sees the flow everywhere.
 
         Returns:
             Two normalised images (B, 3, H, W).
         """
-        return self.normalise(rgb), self.normalise(flow_to_rgb_tensor(flow))
+        drawn = flow_to_rgb_tensor(flow)
+        if motion is not None:
+            drawn = torch.where(motion.view(-1, 1, 1, 1), drawn, rgb.to(drawn.dtype))
+        return self.normalise(rgb), self.normalise(drawn)
 
     def normalise(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to zero mean and unit deviation."""

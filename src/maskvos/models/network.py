@@ -68,12 +68,15 @@ class MaskVOS(nn.Module):
         """
         return self._decode(rgb, flow_rgb, False)[0]
 
-    def segment(self, rgb: Tensor, flow: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def segment(
+        self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None, aux: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Segment what travels.
 
         Args:
             rgb: (B, 3, H, W) float in [0, 1].
             flow: (B, 2, H, W) float, pixels, x then y.
+            motion: (B,) bool: False where the motion stream is to see the RGB frame; None: the flow everywhere.
             aux: Also return auxiliary logits for training.
 
         Returns:
