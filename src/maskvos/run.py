@@ -122,7 +122,9 @@ def predict(cfg: DictConfig) -> dict[str, float]:
     system = trained_system(cfg)
     writer = build(cfg.writer)
     trainer = build_trainer(cfg, extra=[writer], logged=False)
-    trainer.predict(system, build(cfg.data, done=writer.done), return_predictions=False)
+    datamodule = build(cfg.data)
+    datamodule.done = writer.done
+    trainer.predict(system, datamodule, return_predictions=False)
     return writer.metrics()
 
 
