@@ -23,7 +23,7 @@ class OneConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(5, 1, 3, padding=1)
 
-    def segment(self, rgb: Tensor, flow: Tensor, aux: bool = False) -> Any:
+    def segment(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None, aux: bool = False) -> Any:
         logits = self.conv(torch.cat([rgb, flow], 1))
         return (logits, [logits[..., ::2, ::2]]) if aux else logits
 

@@ -91,20 +91,21 @@ class SegmentationSystem(pl.LightningModule):
         self.val_metric = VideoMetric(protocol)
         self.test_metric = VideoMetric(protocol)
 
-    def forward(self, rgb: Tensor, flow: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) of rgb (B, 3, H, W) in [0, 1] and flow (B, 2, H, W) in pixels."""
-        return self.network.segment(rgb, flow)
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, 1, H, W) of a batch."""
+        return self.network.segment(batch["rgb"], batch["flow"], batch.get("motion"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch, with the intermediate masks' losses where they are asked for."""
         size = len(batch["video"])
         if self.aux_weight > 0:
-            logits, intermediate = self.network.segment(batch["rgb"], batch["flow"], aux=True)
+            inputs = batch["rgb"], batch["flow"], batch.get("motion")
+            logits, intermediate = self.network.segment(*inputs, aux=True)
             loss = self.loss(logits, batch["mask"])
             total = loss + self.aux_weight * self._auxiliary_loss(intermediate, batch["mask"])
             self.log("train/loss_mask", loss.detach(), batch_size=size)
         else:
-            total = self.loss(self(batch["rgb"], batch["flow"]), batch["mask"])
+            total = self.loss(self(batch), batch["mask"])
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         return total
 
@@ -119,7 +120,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
-        logits = self(batch["rgb"], batch["flow"])
+        logits = self(batch)
         self._score(self.val_metric, logits, batch)
         if "mask" in batch:
             self.log("val/loss", self.loss(logits, batch["mask"]), batch_size=len(batch["video"]), sync_dist=True)
@@ -135,7 +136,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
-        logits = self(batch["rgb"], batch["flow"])
+        logits = self(batch)
         self._score(self.test_metric, logits, batch)
         return logits
 
@@ -145,7 +146,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
         """Foreground probabilities, one (H0, W0) float32 array for each frame, at its own size."""
-        return probabilities(self(batch["rgb"], batch["flow"]), batch["size"])
+        return probabilities(self(batch), batch["size"])
 
     def _score(self, metric: VideoMetric, logits: Tensor, batch: Batch) -> None:
         metric.update(probabilities(logits, batch["size"]), batch["truth"], batch["video"], batch["frame"])

@@ -84,7 +84,7 @@ class MaskVOS(nn.Module):
             union of the layer's query masks, ``log(mean(exp(masks)))`` over the queries. It has no parameters, so it
             costs inference nothing and changes no checkpoint; a pixel is foreground there as soon as one query says so.
         """
-        rgb, flow_rgb = self.inputs(rgb, flow)
+        rgb, flow_rgb = self.inputs(rgb, flow, motion)
         logits, auxiliary = self._decode(rgb, flow_rgb, aux)
         return (logits, auxiliary) if aux else logits
 
