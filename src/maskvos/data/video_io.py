@@ -263,15 +263,14 @@ class VideoWriter:
 
         Raises:
             UserError: The disk is full or fails.
-            ValueError: Another size, or times that do not grow.
+            ValueError: A frame of another size.
         """
         if self._stream is None:
             self._start(rgb, time is not None)
         if rgb.shape != self._size:
             raise ValueError(f"{self.path}: a frame of shape {rgb.shape} after frames of {self._size}")
-        pts = self.count if time is None else round(time / self._tick)
-        if pts <= self._last:
-            raise ValueError(f"{self.path}: frame {self.count} at {time} s is not later than the one before")
+        # Broken films have two frames at one time; the second is shown as soon as can be after the first.
+        pts = self.count if time is None else max(round(time / self._tick), self._last + 1)
         height, width = rgb.shape[:2]
         if height % 2 or width % 2:
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -379,8 +378,17 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, stored, how)
     if not done:
         raise ValueError(f"{path}: an image of shape {image.shape} cannot be stored as {path.suffix}")
+    write_bytes(path, data.tobytes())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: The disk is full, or the place cannot be written to; files written before stay.
+    """
     try:
-        write_atomic(path, data.tobytes())
+        write_atomic(path, data)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
