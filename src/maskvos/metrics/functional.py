@@ -334,8 +334,8 @@ def _boundary(packed: np.ndarray, width: int) -> np.ndarray:
 def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
     """Dilate packed maps (N, H, words) by the digital disk x^2 + y^2 <= radius^2.
 
-    Bits beyond the width are not cleared. The disk is a pile of horizontal bars: the map is widened bar by bar, shortest first, and each width is or-ed into
-    the rows at its distances above and below.
+    Bits beyond the width are not cleared. The disk is a pile of horizontal bars: the map is widened bar by bar,
+    shortest first, and each width is or-ed into the rows at its distances above and below.
     """
     height = packed.shape[1]
     dilated = np.zeros_like(packed)

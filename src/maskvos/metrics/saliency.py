@@ -103,6 +103,36 @@ class Saliency:
         background, foreground = self.histogram
         return float((background @ self.values + foreground @ (1 - self.values)) / self.histogram.sum())
 
+    @cached_property
+    def f_curve(self) -> np.ndarray:
+        """See `f_curve`."""
+        return f_curve_of(self.curve_histogram)
+
+    @cached_property
+    def e_curve(self) -> np.ndarray:
+        """See `e_curve`."""
+        return e_curve_of(self.curve_histogram)
+
+    @property
+    def max_f(self) -> float:
+        """See `max_f`."""
+        return float(self.f_curve.max())
+
+    @property
+    def mean_f(self) -> float:
+        """See `mean_f`."""
+        return float(self.f_curve.mean())
+
+    @property
+    def max_e(self) -> float:
+        """See `max_e`."""
+        return float(self.e_curve.max())
+
+    @property
+    def mean_e(self) -> float:
+        """See `mean_e`."""
+        return float(self.e_curve.mean())
+
     @property
     def adaptive_f(self) -> float:
         """See `adaptive_f`."""
@@ -165,7 +195,7 @@ def f_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> 
 
     Source: R. Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
     """
-    return f_curve_of(Saliency.of(prediction, truth, minmax).curve_histogram)
+    return Saliency.of(prediction, truth, minmax).f_curve
 
 
 def e_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> np.ndarray:
@@ -174,17 +204,17 @@ def e_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> 
     Source: D.-P. Fan et al., "Enhanced-alignment measure for binary foreground map evaluation", IJCAI 2018 (the sum is
     divided by the number of pixels less one, as its code does, so that a perfect map exceeds 1 by that little).
     """
-    return e_curve_of(Saliency.of(prediction, truth, minmax).curve_histogram)
+    return Saliency.of(prediction, truth, minmax).e_curve
 
 
 def max_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
     """Greatest value of `f_curve`. Over several frames the curves are averaged first: see `Protocol`."""
-    return float(f_curve(prediction, truth, minmax).max())
+    return Saliency.of(prediction, truth, minmax).max_f
 
 
 def mean_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
     """Mean of `f_curve` over the thresholds."""
-    return float(f_curve(prediction, truth, minmax).mean())
+    return Saliency.of(prediction, truth, minmax).mean_f
 
 
 def adaptive_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
@@ -194,12 +224,12 @@ def adaptive_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) 
 
 def max_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
     """Greatest value of `e_curve`. Over several frames the curves are averaged first: see `Protocol`."""
-    return float(e_curve(prediction, truth, minmax).max())
+    return Saliency.of(prediction, truth, minmax).max_e
 
 
 def mean_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
     """Mean of `e_curve` over the thresholds."""
-    return float(e_curve(prediction, truth, minmax).mean())
+    return Saliency.of(prediction, truth, minmax).mean_e
 
 
 def adaptive_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:

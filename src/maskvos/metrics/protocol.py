@@ -1,0 +1,363 @@
+"""Which frames count, what is a foreground pixel, and how scores are averaged, for each benchmark.
+
+The options have names, so that a published number can be reproduced and a difference between two explained. What a
+protocol counted, and what it left out and why, is part of its `Summary`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from maskvos.errors import UserError, nearest
+from maskvos.metrics import functional as F
+from maskvos.metrics.results import FrameRow, FrameScore, SequenceScore, Summary
+from maskvos.metrics.saliency import Saliency, Structure, e_curve_of, f_curve_of
+
+if TYPE_CHECKING:
+    from maskvos.types import Frame, Video
+
+Trim = Literal["none", "first", "last", "both"]
+Threshold = Literal["above_0", "above_127", "above_128"]
+Average = Literal["sequences", "classes", "frames"]
+MAX_PROPOSALS = 20
+
+SERIES = ("j", "f")
+"""Measures that have recall and decay beside the mean."""
+SALIENCY = ("mae", "s", "mean_f", "adaptive_f", "mean_e", "adaptive_e")
+CURVES = {"max_f": f_curve_of, "max_e": e_curve_of}
+MEASURES = (*SERIES, "boundary_iou", "precision", "recall", *SALIENCY, *CURVES, "weighted_f")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark is scored.
+
+    Attributes:
+        name: Name in the reports.
+        measures: What is computed, of `MEASURES`; F of boundaries is ``f``, that of saliency ``max_f`` and the like.
+        trim: Frames of each video that do not count: ``both`` is the first and the last.
+        empty_truth: Whether frames without foreground in the truth count (``score``) or not (``skip``).
+        threshold: Which 8-bit levels of a soft map are foreground; a float probability p in [0, 1] is compared with the
+            middle between two levels (``above_127``: p > 0.5). Bool masks and object labels are taken as they are.
+        average: ``sequences``: mean over frames, then over sequences. ``classes``: then over the sequences of a class,
+            then over classes. ``frames``: mean over all frames (statistics of time stay means over sequences).
+        objects: ``merge``: all objects are one foreground. ``match``: every true object is given the predicted one that
+            suits it best over the sequence, and rows are objects (DAVIS 2017 unsupervised).
+        decay: See `functional.series_decay`.
+        tolerance: See `functional.boundary_f`.
+        minmax: Stretch each saliency map to the full range first.
+        structure: See `saliency.s_measure`.
+        curve: Greatest value of the mean curve over all sequences (``averaged``), or mean of the greatest value of each
+            sequence (``per_sequence``), for ``max_f`` and ``max_e``.
+
+    Raises:
+        UserError: An unknown measure or option.
+    """
+
+    name: str
+    measures: Sequence[str] = ("j", "f")
+    trim: Trim = "none"
+    empty_truth: Literal["score", "skip"] = "score"
+    threshold: Threshold = "above_127"
+    average: Average = "sequences"
+    objects: Literal["merge", "match"] = "merge"
+    decay: F.Decay = "exact"
+    tolerance: float = 0.008
+    minmax: bool = False
+    structure: Structure = "matlab"
+    curve: Literal["averaged", "per_sequence"] = "averaged"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "measures", tuple(self.measures))
+        choices = {
+            "trim": get_args(Trim),
+            "empty_truth": ("score", "skip"),
+            "threshold": get_args(Threshold),
+            "average": get_args(Average),
+            "objects": ("merge", "match"),
+            "decay": get_args(F.Decay),
+            "structure": get_args(Structure),
+            "curve": ("averaged", "per_sequence"),
+        }
+        for option, allowed in choices.items():
+            if getattr(self, option) not in allowed:
+                value = str(getattr(self, option))
+                raise UserError(f"protocol.{option}={value}: there is no such option; {nearest(value, allowed)}")
+        if not self.measures:
+            raise UserError(f"protocol.measures: it is empty; {nearest('', MEASURES)}")
+        for measure in self.measures:
+            if measure not in MEASURES:
+                raise UserError(f"protocol.measures: there is no '{measure}'; {nearest(str(measure), MEASURES)}")
+        if self.objects == "match" and set(self.measures) != set(SERIES):
+            raise UserError(f"protocol.objects=match scores j and f, not {list(self.measures)}; set measures=[j,f]")
+
+    @property
+    def level(self) -> int:
+        """The 8-bit level above which a pixel is foreground."""
+        return int(self.threshold.removeprefix("above_"))
+
+    def foreground(self, prediction: np.ndarray) -> np.ndarray:
+        """The mask (H, W) bool of a prediction (H, W): bool as it is, uint8 or float in [0, 1] by `threshold`."""
+        prediction = np.asarray(prediction)
+        if prediction.dtype == np.bool_:
+            return prediction
+        if np.issubdtype(prediction.dtype, np.floating):
+            if not (prediction.min(initial=0) >= 0 and prediction.max(initial=0) <= 1):
+                raise UserError("prediction: probabilities lie in [0, 1]; apply the sigmoid, or use a threshold")
+            return prediction > (self.level + 0.5) / 255
+        return prediction > self.level
+
+    def score(
+        self, video: str, frame: str, prediction: np.ndarray, truth: np.ndarray, labels: bool = False, note: str = ""
+    ) -> FrameScore:
+        """Score one frame.
+
+        Args:
+            video: Name of the sequence.
+            frame: Name of the frame.
+            prediction: (H, W) bool, uint8, or float in [0, 1]; for ``objects=match`` ids (uint8), or a mask of one
+                object.
+            truth: (H, W) bool; for ``objects=match`` ids (uint8) or bool.
+            labels: Integers in `prediction` are object labels, not levels of a soft map.
+            note: Kept with the score.
+
+        Raises:
+            UserError: Different sizes, or values out of range; the message names the frame.
+        """
+        try:
+            if self.objects == "match":
+                return self._score_objects(video, frame, prediction, truth, note)
+            if labels:
+                prediction = np.asarray(prediction) != 0
+            values, histogram = self._values(prediction, np.asarray(truth))
+        except UserError as error:
+            raise UserError(f"{video}/{frame}: {error}") from error
+        return FrameScore(video, frame, values, not np.any(truth), histogram, note=note)
+
+    def _values(self, prediction: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], np.ndarray | None]:
+        values: dict[str, float] = {}
+        wanted = set(self.measures)
+        if wanted & {*SERIES, "boundary_iou", "precision", "recall"}:
+            mask = self.foreground(prediction)
+            if wanted >= set(SERIES):
+                values["j"], values["f"] = F.jaccard_and_boundary_f(mask, truth, self.tolerance)
+            elif "j" in wanted:
+                values["j"] = F.jaccard(mask, truth)
+            elif "f" in wanted:
+                values["f"] = F.boundary_f(mask, truth, self.tolerance)
+            if "boundary_iou" in wanted:
+                values["boundary_iou"] = F.boundary_iou(mask, truth)
+            if wanted & {"precision", "recall"}:
+                values["precision"], values["recall"] = F.precision_recall(mask, truth)
+        if "weighted_f" in wanted:
+            values["weighted_f"] = F.weighted_f(prediction, truth, self.minmax)
+        if not wanted & {*SALIENCY, *CURVES}:
+            return {name: values[name] for name in self.measures}, None
+        saliency = Saliency.of(prediction, truth, self.minmax, self.structure)
+        values.update({name: getattr(saliency, name) for name in (*SALIENCY, *CURVES) if name in wanted})
+        histogram = saliency.curve_histogram if wanted & set(CURVES) else None
+        return {name: values[name] for name in self.measures}, histogram
+
+    def _score_objects(
+        self, video: str, frame: str, prediction: np.ndarray, truth: np.ndarray, note: str
+    ) -> FrameScore:
+        prediction = np.asarray(prediction)
+        if np.issubdtype(prediction.dtype, np.floating):
+            prediction = self.foreground(prediction)
+        if prediction.max(initial=0) > MAX_PROPOSALS:
+            raise UserError(
+                f"object id {prediction.max()}: at most {MAX_PROPOSALS} objects may be proposed in a sequence;"
+                " number them from 1, and save ids (palette PNG), not grey levels"
+            )
+        scores = np.stack(F.object_scores(prediction, truth, self.tolerance))
+        return FrameScore(video, frame, {}, not np.any(truth), objects=scores, note=note)
+
+    def summarise(self, frames: Iterable[FrameScore], videos: Sequence[Video] | None = None) -> Summary:
+        """Average scores of frames, in whatever order they come; of two scores of one frame one counts.
+
+        Args:
+            frames: The scores.
+            videos: All videos with all frames; None: those that were scored, which are then taken for complete.
+
+        Raises:
+            UserError: A score of a frame that no video has, or a video without a class where classes are averaged.
+        """
+        by_video: dict[str, dict[str, FrameScore]] = {}
+        for score in frames:
+            by_video.setdefault(score.video, {}).setdefault(score.frame, score)
+        if videos is None:
+            parts = [self.reduce(name, list(by_video[name].values())) for name in sorted(by_video, key=_natural)]
+        else:
+            unknown = sorted(set(by_video) - {video.name for video in videos})
+            if unknown:
+                raise UserError(
+                    f"scores of '{unknown[0]}': there is no such video; {nearest(unknown[0], [v.name for v in videos])}"
+                )
+            parts = [
+                self.reduce(video.name, list(by_video.get(video.name, {}).values()), video.frames, video.category)
+                for video in videos
+            ]
+        return self.combine(parts)
+
+    def reduce(
+        self,
+        video: str,
+        scores: Sequence[FrameScore],
+        frames: Sequence[Frame] | None = None,
+        category: str | None = None,
+    ) -> tuple[list[SequenceScore], list[FrameRow]]:
+        """Average one sequence.
+
+        Args:
+            video: Its name.
+            scores: The scores of its frames, in any order, one for each frame.
+            frames: All its frames in order of time; None: those that were scored, in the order of their names.
+            category: Its class.
+
+        Returns:
+            The sequence (or its objects), and all its frames.
+        """
+        by_name = {score.frame: score for score in scores}
+        names = [frame.name for frame in frames] if frames else sorted(by_name, key=_natural)
+        unknown = sorted(set(by_name) - set(names))
+        if unknown:
+            raise UserError(
+                f"scores of '{video}/{unknown[0]}': the video has no such frame; {nearest(unknown[0], names)}"
+            )
+        reasons = {name: self._left_out(name, names, by_name.get(name)) for name in names}
+        for frame in frames or ():
+            if reasons[frame.name] == "not scored" and getattr(frame, "mask", True) is None:
+                reasons[frame.name] = "not annotated"
+        counted = [by_name[name] for name in names if not reasons[name]]
+        if self.objects == "match":
+            rows, values = self._match(video, category, counted, [by_name[name] for name in names if name in by_name])
+        else:
+            rows, values = [self._sequence(video, video, category, counted)], {}
+        notes = {name: (score.note, values.get(name, score.values)) for name, score in by_name.items()}
+        return rows, [
+            FrameRow(video, name, notes[name][1] if name in notes else {}, reasons[name], notes.get(name, ("",))[0])
+            for name in names
+        ]
+
+    def _left_out(self, name: str, names: Sequence[str], score: FrameScore | None) -> str:
+        """Why a frame does not count, or an empty string."""
+        if self.trim in ("first", "both") and name == names[0]:
+            return "first frame"
+        if self.trim in ("last", "both") and name == names[-1]:
+            return "last frame"
+        if score is None:
+            return "not scored"
+        return "empty truth" if self.empty_truth == "skip" and score.empty_truth else ""
+
+    def _sequence(self, name: str, video: str, category: str | None, counted: Sequence[FrameScore]) -> SequenceScore:
+        if not counted:
+            return SequenceScore(name, video, category, 0, {})
+        curves = {
+            measure: np.mean([CURVES[measure](s.histogram) for s in counted if s.histogram is not None], axis=0)
+            for measure in CURVES
+            if measure in self.measures
+        }
+        values: dict[str, float] = {}
+        for measure in self.measures:
+            series = np.array([score.values[measure] for score in counted])
+            values[measure] = float(curves[measure].max()) if measure in curves else F.series_mean(series)
+            if measure in SERIES:
+                values[f"{measure}_recall"] = F.series_recall(series)
+                values[f"{measure}_decay"] = F.series_decay(series, self.decay)
+        if "j" in values and "f" in values:
+            values = {"jf": (values["j"] + values["f"]) / 2, **values}
+        return SequenceScore(name, video, category, len(counted), values, curves)
+
+    def _match(
+        self, video: str, category: str | None, counted: Sequence[FrameScore], present: Sequence[FrameScore]
+    ) -> tuple[list[SequenceScore], dict[str, dict[str, float]]]:
+        """Rows of the objects of a video, and the mean over its objects of every counted frame.
+
+        The true objects are those up to the highest id of the first annotated frame, as in the official code.
+        """
+        if not counted:
+            return [self._sequence(video, video, category, [])], {}
+        arrays = [score.objects for score in counted if score.objects is not None]
+        first = present[0].objects
+        objects = 0 if first is None else first.shape[2] - 1
+        proposals = max(objects, max(array.shape[1] for array in arrays) - 1)
+        scores = np.stack([_expand(array, proposals, objects) for array in arrays], axis=-1)
+        chosen, _ = F.match_objects(scores[0], scores[1])
+        rows = []
+        for index, proposal in enumerate(chosen):
+            series = scores[:, proposal, index]
+            frames = [
+                FrameScore(video, score.frame, {"j": float(j), "f": float(f)})
+                for score, j, f in zip(counted, *series, strict=True)
+            ]
+            rows.append(self._sequence(f"{video}_{index + 1}", video, category, frames))
+        means = scores[:, chosen, np.arange(objects)].mean(axis=1)
+        values = {
+            score.frame: {"j": float(j), "f": float(f)} for score, j, f in zip(counted, *means, strict=True) if objects
+        }
+        return rows, values
+
+    def combine(self, parts: Iterable[tuple[list[SequenceScore], list[FrameRow]]]) -> Summary:
+        """Average what `reduce` made of all sequences.
+
+        Raises:
+            UserError: A video without a class where classes are averaged.
+        """
+        parts = list(parts)
+        rows = [row for sequences, _ in parts for row in sequences]
+        frames = [frame for _, frames in parts for frame in frames]
+        scored = [row for row in rows if row.frames]
+        notes = []
+        if len(scored) < len(rows):
+            missing = ", ".join(row.name for row in rows if not row.frames)
+            notes.append(f"no frame counted, so not in the mean: {missing}")
+        overall = self._mean(scored, weighted=self.average == "frames")
+        classes: dict[str, dict[str, float]] = {}
+        also: dict[str, dict[str, float]] = {}
+        if self.average == "classes":
+            without = [row.name for row in scored if row.category is None]
+            if without:
+                raise UserError(
+                    f"protocol.average=classes: video '{without[0]}' has no class; use"
+                    " average=sequences for this dataset"
+                )
+            names = sorted({str(row.category) for row in scored})
+            classes = {name: self._mean([row for row in scored if row.category == name]) for name in names}
+            also["mean over sequences"] = overall
+            overall = {key: float(np.mean([values[key] for values in classes.values()])) for key in overall}
+        return Summary(self._described(), overall, rows, frames, classes, also, notes)
+
+    def _mean(self, rows: Sequence[SequenceScore], weighted: bool = False) -> dict[str, float]:
+        """Mean over sequences, or over all their frames."""
+        if not rows:
+            return {}
+        weights = np.array([row.frames for row in rows], np.float64)
+        mean = {}
+        for key in rows[0].values:
+            by_frame = weighted and not key.endswith("_decay")
+            mean[key] = float(np.average([row.values[key] for row in rows], weights=weights if by_frame else None))
+        if self.curve == "averaged":
+            for key in rows[0].curves:
+                curves = np.stack([row.curves[key] for row in rows])
+                mean[key] = float(np.average(curves, axis=0, weights=weights if weighted else None).max())
+        return mean
+
+    def _described(self) -> dict[str, Any]:
+        return {**asdict(self), "measures": list(self.measures)}
+
+
+def _expand(scores: np.ndarray, proposals: int, objects: int) -> np.ndarray:
+    """Scores (2, P + 1, O + 1) of one frame as (2, proposals, objects): who is not in the frame has row or column 0."""
+    p, o = (np.arange(1, count + 1) for count in (proposals, objects))
+    p, o = (np.where(ids < size, ids, 0) for ids, size in zip((p, o), scores.shape[1:], strict=True))
+    return scores[:, p[:, None], o[None, :]]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key under which frame 10 comes after frame 9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,223 @@
+"""What an evaluation yields: scores of frames and sequences, their summary as table, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TITLES = {
+    "jf": "J&F-Mean",
+    **{
+        f"{m}{s}": f"{m.upper()}{t}"
+        for m in "jf"
+        for s, t in (("", "-Mean"), ("_recall", "-Recall"), ("_decay", "-Decay"))
+    },
+    "boundary_iou": "Boundary-IoU",
+    "precision": "Precision",
+    "recall": "Recall",
+    "mae": "MAE",
+    "max_f": "maxF",
+    "mean_f": "meanF",
+    "adaptive_f": "adpF",
+    "max_e": "maxE",
+    "mean_e": "meanE",
+    "adaptive_e": "adpE",
+    "s": "S",
+    "weighted_f": "wF",
+}
+"""Headings of the columns, those of J and F as in the official tables."""
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """The scores of one frame: numbers only, so that it can be kept, sent and sorted where masks could not.
+
+    Attributes:
+        video: Name of the sequence.
+        frame: Name of the frame.
+        values: Score by measure.
+        empty_truth: The truth has no foreground.
+        histogram: (2, 256) occurrences of the map's levels in background and foreground, where curves are asked for.
+        objects: (2, P + 1, O + 1) J and F of predicted against true objects, where these are to be matched.
+        note: What is special about the prediction, such as that there was none.
+    """
+
+    video: str
+    frame: str
+    values: dict[str, float]
+    empty_truth: bool = False
+    histogram: np.ndarray | None = None
+    objects: np.ndarray | None = None
+    note: str = ""
+
+    def to_line(self) -> str:
+        """One line of JSON from which `from_line` makes an equal score, to the last bit."""
+        arrays = [None if array is None else array.tolist() for array in (self.histogram, self.objects)]
+        return json.dumps([self.video, self.frame, self.values, self.empty_truth, *arrays, self.note])
+
+    @classmethod
+    def from_line(cls, line: str) -> FrameScore:
+        """The inverse of `to_line`."""
+        video, frame, values, empty_truth, histogram, objects, note = json.loads(line)
+        histogram = None if histogram is None else np.array(histogram, np.int64)
+        objects = None if objects is None else np.array(objects, np.float64)
+        return cls(video, frame, values, empty_truth, histogram, objects, note)
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """A frame as it is reported: its scores, and why it does not count, if so (``left_out`` is then not empty)."""
+
+    video: str
+    frame: str
+    values: dict[str, float]
+    left_out: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SequenceScore:
+    """The scores of one sequence, or of one object of it.
+
+    Attributes:
+        name: Name of the sequence, with ``_<id>`` for an object.
+        video: Name of the sequence.
+        category: Class of its main object, if the dataset has classes.
+        frames: How many frames count.
+        values: Score by measure and statistic; empty when no frame counts.
+        curves: Mean curve by measure over the counted frames.
+    """
+
+    name: str
+    video: str
+    category: str | None
+    frames: int
+    values: dict[str, float]
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that an evaluation found, and what it counted.
+
+    Attributes:
+        protocol: The protocol's options.
+        overall: Score by measure, averaged as the protocol says.
+        sequences: The sequences (or objects), in the order of the videos.
+        frames: All frames that were expected or scored.
+        classes: Mean score of each class, where the protocol averages over classes.
+        also: Other ways to average that papers use, by name.
+        notes: What a reader must know about how the numbers came about.
+    """
+
+    protocol: dict[str, Any]
+    overall: dict[str, float]
+    sequences: list[SequenceScore]
+    frames: list[FrameRow]
+    classes: dict[str, dict[str, float]] = field(default_factory=dict)
+    also: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What was counted: sequences, frames, frames left out by reason."""
+        left_out = Counter(row.left_out for row in self.frames if row.left_out)
+        return {
+            "sequences": len({row.video for row in self.frames if not row.left_out}),
+            "rows": sum(1 for sequence in self.sequences if sequence.frames),
+            "frames": sum(1 for row in self.frames if not row.left_out),
+            "left_out": dict(sorted(left_out.items())),
+        }
+
+    def table(self) -> str:
+        """The official layout: one line for each sequence, the mean last, then what was counted."""
+        names = list(self.overall)
+        rows = [["Sequence", "Frames", *(TITLES.get(name, name) for name in names)]]
+        rows += [[sequence.name, str(sequence.frames), *_cells(sequence.values, names)] for sequence in self.sequences]
+        means = [(f"class {name}", values) for name, values in self.classes.items()]
+        means += [*self.also.items(), (f"mean over {self.protocol.get('average', 'sequences')}", self.overall)]
+        last = len(rows)
+        rows += [[name, "", *_cells(values, names)] for name, values in means]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:last], rule, *lines[last:], rule, *self.account()])
+
+    def account(self) -> list[str]:
+        """Lines that say what was counted, what was left out and why."""
+        counts = self.counts
+        left_out = ", ".join(f"{count} {reason}" for reason, count in counts["left_out"].items()) or "none"
+        lines = [
+            f"protocol {self.protocol.get('name', '')}: {counts['sequences']} sequences, {counts['frames']} frames"
+            f" counted; frames left out: {left_out}"
+        ]
+        special = Counter(row.note for row in self.frames if row.note and not row.left_out)
+        lines += [f"{count} frames: {note}" for note, count in sorted(special.items())]
+        return lines + self.notes
+
+    def write(self, folder: Path | str) -> None:
+        """Write ``frames.csv``, ``sequences.csv`` and ``summary.json`` into a folder, which is made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        measures = list(dict.fromkeys(name for row in self.frames for name in row.values))
+        frames: list[list[Any]] = [["sequence", "frame", "counted", *measures, "left_out", "note"]]
+        frames += [
+            [row.video, row.frame, int(not row.left_out), *_exact(row.values, measures), row.left_out, row.note]
+            for row in self.frames
+        ]
+        _write(folder / "frames.csv", _csv(frames))
+        names = list(self.overall)
+        sequences: list[list[Any]] = [["sequence", "class", "frames", *names]]
+        sequences += [[s.name, s.category or "", s.frames, *_exact(s.values, names)] for s in self.sequences]
+        _write(folder / "sequences.csv", _csv(sequences))
+        summary = {
+            "overall": self.overall,
+            "classes": self.classes,
+            "also": self.also,
+            "counts": self.counts,
+            "protocol": self.protocol,
+            "account": self.account(),
+        }
+        _write(folder / "summary.json", json.dumps(_without_nan(summary), indent=2) + "\n")
+
+
+def _cells(values: dict[str, float], names: list[str]) -> list[str]:
+    return [f"{values[name]:.4f}" if name in values else "-" for name in names]
+
+
+def _exact(values: dict[str, float], names: list[str]) -> list[str]:
+    return [repr(float(values[name])) if name in values else "" for name in names]
+
+
+def _csv(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no nan: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
