@@ -35,14 +35,23 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, pretrained: bool | str | Path = False, **options: Any) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            known = set(timm.list_models()) | set(timm.list_pretrained()) if "." in name else timm.list_models()
-            raise UserError(f"backbone: timm has no network {name!r}; {nearest(name, known)}")
+        _check_name(name)
         self.body: Any
-        self.body, indices = _pyramid(name, options)
+        try:
+            self._build(name, options)
+        except UserError:
+            # Windowed networks are tied to one size unless told otherwise; others do not know this option.
+            if not _has_option(name, "strict_img_size") or "strict_img_size" in options:
+                raise
+            options = {**options, "strict_img_size": False}
+            self._build(name, options)
+        indices = list(self.body.feature_info.out_indices)
+        self.load_pretrained(pretrained, name, lambda: _published(name, indices, options), self.translate)
+
+    def _build(self, name: str, options: Mapping[str, Any]) -> None:
+        self.body = _pyramid(name, options)
         self.channels = tuple(self.body.feature_info.channels())
         self._probe(name)
-        self.load_pretrained(pretrained, name, lambda: _published(name, indices, options), self.translate)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Backbone`."""
@@ -84,8 +93,10 @@ class TimmBackbone(Backbone):
         order in which they run, so tensors are paired one by one, and every pair must have one shape.
         """
         own = self.body.state_dict()
-        if all(key in weights for key in own):
-            return {f"body.{key}": weights[key] for key in own}
+        # timm joins the names of modules that it lifts out of a network by underscores.
+        joined = {key.replace(".", "_"): value for key, value in weights.items()}
+        if all(key.replace(".", "_") in joined for key in own):
+            return {f"body.{key}": joined[key.replace(".", "_")] for key in own}
         ours = [key for key in own if not key.endswith("num_batches_tracked")]
         theirs = [key for key in weights if not key.endswith("num_batches_tracked")]
         paired = dict(zip(ours, theirs, strict=False))
@@ -96,10 +107,30 @@ class TimmBackbone(Backbone):
         return {f"body.{a}": weights[b].reshape(own[a].shape) for a, b in paired.items()} | counters
 
 
-def _pyramid(name: str, options: Mapping[str, Any]) -> tuple[Any, list[int]]:
+def _check_name(name: str) -> None:
+    """Raise a `UserError` with the nearest names unless timm knows this one."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UserError(f"backbone: timm has no network {name!r}; {nearest(architecture, timm.list_models())}")
+    if tag and name not in timm.list_pretrained():
+        known = timm.list_pretrained(f"{architecture}.*")
+        raise UserError(f"backbone: timm has no weights {tag!r} of {architecture!r}; {nearest(name, known)}")
+
+
+def _has_option(name: str, option: str) -> bool:
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, features_only=True, **{option: False})
+    except TypeError:
+        return False
+    return True
+
+
+def _pyramid(name: str, options: Mapping[str, Any]) -> Any:
     """Build the network with exactly the maps of strides 4, 8, 16, 32."""
     try:
-        info: Any = timm.create_model(name, features_only=True, **options).feature_info
+        with torch.device("meta"):
+            info: Any = timm.create_model(name, features_only=True, **options).feature_info
         reductions = info.reduction()
         indices = [max(i for i, r in enumerate(reductions) if r == stride) for stride in Backbone.strides]
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -107,8 +138,7 @@ def _pyramid(name: str, options: Mapping[str, Any]) -> tuple[Any, list[int]]:
             f"backbone: timm's {name!r} gives no pyramid of strides {Backbone.strides} ({str(error)[:120]}); "
             "choose a network with four stages, for instance resnet50, convnext_tiny or tf_efficientnetv2_s"
         ) from error
-    body = timm.create_model(name, features_only=True, out_indices=indices, **options)
-    return body, indices
+    return timm.create_model(name, features_only=True, out_indices=indices, **options)
 
 
 def _published(name: str, indices: list[int], options: Mapping[str, Any]) -> dict[str, Tensor]:

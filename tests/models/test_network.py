@@ -1,0 +1,289 @@
+"""The whole network: any size, any parts, gradients, precision, initialisation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskvos.errors import UserError
+from maskvos.models.backbones.tiny import Tiny
+from maskvos.models.network import MaskVOS, build_network
+from maskvos.models.transformer_decoder import MaskedTransformerDecoder
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+TINY = ("model=maskvos_tiny", "backbone=tiny")
+
+
+def inputs(batch: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.rand(batch, 3, height, width, generator=generator),
+        3 * torch.randn(batch, 2, height, width, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 130), (30, 201), (8, 8), (1, 1), (128, 224)])
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_have_the_inputs_size(tiny: MaskVOS, size: tuple[int, int], training: bool) -> None:
+    with torch.no_grad():
+        if training:
+            tiny = copy.deepcopy(tiny).train()
+        logits, auxiliary = tiny.segment(*inputs(2, *size), aux=True)
+    assert logits.shape == (2, 1, *size)
+    assert logits.isfinite().all()
+    fine = (-(-size[0] // 4), -(-size[1] // 4))
+    assert [tuple(x.shape) for x in auxiliary] == [(2, 1, *fine)] * 3
+
+
+@pytest.mark.slow
+def test_full_hd_fits(tiny: MaskVOS) -> None:
+    with torch.no_grad():
+        assert tiny.segment(*inputs(1, 1080, 1920)).shape == (1, 1, 1080, 1920)
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "swin_t", "mit_b0", "resnet18"])
+def test_a_frame_does_not_depend_on_its_batch(build: Callable[..., nn.Module], backbone: str) -> None:
+    network = build("model=maskvos_tiny", f"backbone={backbone}").eval()
+    rgb, flow = inputs(3, 70, 99)
+    with torch.no_grad():
+        together = network.segment(rgb, flow)
+        alone = torch.cat([network.segment(rgb[i : i + 1], flow[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_of_the_original_does_not_depend_on_its_batch(original_state: dict[str, Tensor]) -> None:
+    from maskvos.models.weights import from_original
+
+    network = from_original(original_state)
+    generator = torch.Generator().manual_seed(0)
+    rgb, flow_rgb = (torch.randn(2, 3, 96, 130, generator=generator) for _ in range(2))
+    with torch.no_grad():
+        together = network(rgb, flow_rgb)
+        alone = torch.cat([network(rgb[i : i + 1], flow_rgb[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_flow_is_drawn_and_both_images_normalised(tiny: MaskVOS) -> None:
+    rgb, flow = inputs(1, 64, 96)
+    with torch.no_grad():
+        a, b = tiny.inputs(rgb, flow)
+        assert torch.equal(tiny(a, b), tiny.segment(rgb, flow))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(a, (rgb - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("fusion", ["concat", "gated", "sum", "rgb_only", "flow_only"])
+@pytest.mark.parametrize("decoder", ["deformable_tiny", "fpn"])
+def test_gradient_reaches_every_parameter(build: Callable[..., nn.Module], fusion: str, decoder: str) -> None:
+    overrides = [*TINY, f"model/fusion={fusion}"]
+    if decoder == "fpn":
+        overrides.append("model/pixel_decoder=fpn")
+        overrides.append("model.pixel_decoder.channels=64")
+    network = build(*overrides).train()
+    # Deformable attention starts with equal weights, where some gradients vanish exactly.
+    for name, parameter in network.named_parameters():
+        if "attention_weights" in name or "sampling_offsets" in name:
+            nn.init.normal_(parameter, std=0.1)
+    logits, auxiliary = network.segment(*inputs(2, 64, 96), aux=True)
+    (logits.square().mean() + sum(x.square().mean() for x in auxiliary)).backward()
+    dead = [name for name, p in network.named_parameters() if p.grad is None or not (p.grad.abs().sum() > 0)]
+    assert dead == []
+
+
+@pytest.mark.parametrize(("fusion", "read", "unread"), [("rgb_only", "rgb", "flow"), ("flow_only", "flow", "rgb")])
+def test_one_stream_leaves_the_other_out(build: Callable[..., nn.Module], fusion: str, read: str, unread: str) -> None:
+    network = build(*TINY, f"model/fusion={fusion}").eval()
+    assert getattr(network, f"{unread}_encoder") is None
+    rgb, flow = inputs(1, 64, 96)
+    other_rgb, other_flow = inputs(1, 64, 96, seed=1)
+    with torch.no_grad():
+        first = network.segment(rgb, flow)
+        changed = network.segment(*((other_rgb, flow) if unread == "rgb" else (rgb, other_flow)))
+        seen = network.segment(*((other_rgb, flow) if read == "rgb" else (rgb, other_flow)))
+    assert torch.equal(first, changed)
+    assert not torch.allclose(first, seen)
+
+
+def test_streams_may_differ(build: Callable[..., nn.Module]) -> None:
+    other = "{_target_:maskvos.models.backbones.tiny.Tiny,channels:[8,12,16,20]}"
+    for fusion in ("concat", "gated", "sum"):
+        network = build(*TINY, f"model.flow_encoder={other}", f"model/fusion={fusion}")
+        assert network.eval().segment(*inputs(1, 64, 96)).shape == (1, 1, 64, 96)
+        assert network.fusion.channels == (16, 32, 64, 96)
+
+
+def test_streams_may_share_one_encoder(build: Callable[..., nn.Module]) -> None:
+    shared = build(*TINY, "model.shared=true").eval()
+    apart = build(*TINY).eval()
+    encoder = sum(p.numel() for p in shared.rgb_encoder.parameters())
+    assert sum(p.numel() for p in apart.parameters()) - sum(p.numel() for p in shared.parameters()) == encoder
+    state = shared.state_dict()
+    state |= {k.replace("rgb_encoder.", "flow_encoder."): v for k, v in state.items() if k.startswith("rgb_encoder.")}
+    apart.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            shared.segment(*inputs(2, 64, 96)), apart.segment(*inputs(2, 64, 96)), atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model.flow_encoder=null"], "flow_encoder is null"),
+        (["model.rgb_encoder=null", "model.flow_encoder=null"], "no encoder"),
+        (["model.init=origina"], "'original'"),
+        (["model.transformer_decoder.layers=2"], "at least 3"),
+        (["model.transformer_decoder.heads=7"], "heads"),
+        (["model.pixel_decoder.channels=30"], "multiple of 4"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(build: Callable[..., nn.Module], overrides: list[str], says: str) -> None:
+    from hydra.errors import InstantiationException
+
+    with pytest.raises((UserError, InstantiationException), match=says):
+        build(*TINY, *overrides)
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_every_model_segments(build: Callable[..., nn.Module], model: str) -> None:
+    network = build(f"model={model}", "backbone=tiny").eval()
+    with torch.no_grad():
+        assert network.segment(*inputs(1, 64, 96)).isfinite().all()
+
+
+def test_auxiliary_outputs_change_nothing_else(tiny: MaskVOS) -> None:
+    with torch.no_grad():
+        logits, auxiliary = tiny.segment(*inputs(2, 64, 96), aux=True)
+        assert torch.equal(logits, tiny.segment(*inputs(2, 64, 96)))
+    assert len(auxiliary) == len(tiny.transformer_decoder.layers)
+
+
+def test_a_query_with_nothing_to_see_sees_everything() -> None:
+    decoder = MaskedTransformerDecoder(8, queries=3, layers=3, heads=2, ffn_channels=16).eval()
+    guide = torch.randn(1, 8, 4, 4)
+    queries = torch.randn(1, 3, 8)
+    logits = torch.einsum("bqc,bchw->bqhw", decoder.mask_embed(decoder.norm(queries)), guide).flatten(2)
+    visible = decoder._visible(queries, guide)
+    blocked = (logits < 0).all(-1)
+    assert (visible[blocked]).all()
+    assert torch.equal(visible[~blocked], (logits >= 0)[~blocked])
+    # A map of zeros but for a bias that is negative everywhere blocks everything.
+    nothing = decoder._visible(queries, -1e3 * decoder.mask_embed(decoder.norm(queries)).mean(1)[:, :, None, None])
+    assert nothing.any(-1).all()
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "swin_t", "mit_b0"])
+def test_it_starts_sane(build: Callable[..., nn.Module], backbone: str) -> None:
+    network = build("model=maskvos", f"backbone={backbone}").train()
+    with torch.no_grad():
+        logits = network.segment(*inputs(2, 64, 96))
+    assert 0.01 < logits.std() < 5
+    assert logits.abs().max() < 20
+
+
+def test_original_initialisation(build: Callable[..., nn.Module]) -> None:
+    network = build(*TINY, "model.init=original")
+    convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    values = torch.cat([conv.weight.flatten() for conv in convs])
+    assert abs(values.std() - 0.01) < 2e-4
+    assert abs(values.mean()) < 2e-4
+    assert all((conv.bias == 0).all() for conv in convs if conv.bias is not None)
+
+
+def test_original_initialisation_keeps_pretrained_encoders(tmp_path: Path) -> None:
+    encoder = Tiny()
+    torch.save(encoder.state_dict(), tmp_path / "tiny.pth")
+    network = build_network(
+        rgb_encoder=Tiny(pretrained=tmp_path / "tiny.pth"), flow_encoder=Tiny(), init="original", **parts()
+    )
+    assert torch.equal(network.rgb_encoder.stem[0].weight, encoder.stem[0].weight)
+    assert network.flow_encoder.stem[0].weight.abs().max() < 0.1
+
+
+def parts() -> dict[str, object]:
+    from functools import partial
+
+    from maskvos.models.fusion import ConcatFusion
+    from maskvos.models.head import SegFormerHead
+    from maskvos.models.pixel_decoder import FPNPixelDecoder
+
+    return {
+        "fusion": ConcatFusion,
+        "pixel_decoder": partial(FPNPixelDecoder, channels=32),
+        "transformer_decoder": partial(MaskedTransformerDecoder, queries=8, layers=3, ffn_channels=32),
+        "head": partial(SegFormerHead, width=16),
+    }
+
+
+def moving_squares(batch: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Textured squares that move over another texture: rgb, flow, mask."""
+    generator = torch.Generator().manual_seed(seed)
+    rgb = F.interpolate(torch.rand(batch, 3, 8, 12, generator=generator), size=(64, 96), mode="bilinear")
+    flow = torch.randn(batch, 2, 1, 1, generator=generator).expand(batch, 2, 64, 96).clone()
+    mask = torch.zeros(batch, 1, 64, 96)
+    for i in range(batch):
+        y, x = (int(torch.randint(0, high, (), generator=generator)) for high in (34, 66))
+        mask[i, :, y : y + 30, x : x + 30] = 1
+        flow[i, :, y : y + 30, x : x + 30] = 4 * torch.randn(2, 1, 1, generator=generator)
+    return rgb, flow, mask
+
+
+@pytest.fixture(scope="module")
+def trained(build: Callable[..., nn.Module]) -> MaskVOS:
+    """A network that has seen 60 batches of moving squares."""
+    network = build(*TINY).train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for step in range(60):
+        rgb, flow, mask = moving_squares(8, seed=step)
+        loss = F.binary_cross_entropy_with_logits(network.segment(rgb, flow), mask)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network.eval()
+
+
+def jaccard(a: Tensor, b: Tensor) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def test_it_learns(trained: MaskVOS) -> None:
+    rgb, flow, mask = moving_squares(16, seed=1000)
+    with torch.no_grad():
+        assert jaccard(trained.segment(rgb, flow) > 0, mask > 0) > 0.7
+
+
+def test_bfloat16_gives_the_same_masks(trained: MaskVOS) -> None:
+    rgb, flow, _ = moving_squares(16, seed=1000)
+    with torch.no_grad():
+        full = trained.segment(rgb, flow)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = trained.segment(rgb, flow)
+    assert half.isfinite().all()
+    assert jaccard(full > 0, half > 0) > 0.99
+
+
+def test_bfloat16_training_is_finite(build: Callable[..., nn.Module]) -> None:
+    network = build(*TINY).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, auxiliary = network.segment(*inputs(2, 64, 96), aux=True)
+    (logits.float().mean() + sum(x.float().mean() for x in auxiliary)).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_forward_never_waits_for_the_device(build: Callable[..., nn.Module]) -> None:
+    network = build(*TINY).eval().cuda()
+    rgb, flow = (x.cuda() for x in inputs(2, 64, 96))
+    with torch.no_grad():
+        network.segment(rgb, flow)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            network.segment(rgb, flow)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
