@@ -251,6 +251,10 @@ def test_a_broken_run_leaves_nothing_and_is_repeated(tmp_path: Path, monkeypatch
         ({"size": (8, 64)}, "16x16"),
         ({"seed": -1}, "negative seed"),
         ({"style": {"nois": 1}}, "did you mean 'noise'"),
+        ({"style": {"noise": 2}}, "noise=2"),
+        ({"style": {"area": [0, 0.5]}}, "area="),
+        ({"style": {"speed": [0.5, 0.1]}}, "speed="),
+        ({"style": {"objects": 0}}, "at least one object"),
         ({"image_format": "bmp"}, "'jpg' or 'png'"),
     ],
 )

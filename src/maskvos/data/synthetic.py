@@ -11,6 +11,7 @@ import fractions
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,6 +30,8 @@ from maskvos.data.textures import BACKGROUNDS, SURFACES, noise, random_texture
 from maskvos.errors import UserError, nearest
 from maskvos.flow.codec import write_flow
 from maskvos.types import Frame, Video
+
+log = logging.getLogger(__name__)
 
 # Goes up whenever the same seed gives other clips, so that clips on disk are not taken for new ones.
 VERSION = 1
@@ -51,6 +54,9 @@ class Clip(NamedTuple):
 @dataclass(frozen=True)
 class Style:
     """How likely, and how strong, everything is. Probabilities are per clip unless said otherwise.
+
+    Raises:
+        UserError: A value is out of range.
 
     Attributes:
         objects: Most main objects.
@@ -97,6 +103,20 @@ class Style:
     noise: float = 0.5
     jpeg: float = 0.4
     h264: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("area", "speed"):
+            least, most = getattr(self, name)
+            if not 0 < least <= most < 1:
+                raise UserError(f"synthetic: {name}={least, most}; give the least and the greatest, between 0 and 1")
+        if self.objects < 1 or self.distractors < 0:
+            raise UserError(
+                f"synthetic: objects={self.objects}, distractors={self.distractors}; take at least one object"
+            )
+        counted = ("area", "speed", "objects", "distractors")
+        for field in fields(self):
+            if field.name not in counted and not 0 <= getattr(self, field.name) <= 1:
+                raise UserError(f"synthetic: {field.name}={getattr(self, field.name)}; a probability is from 0 to 1")
 
     @classmethod
     def of(cls, settings: Mapping[str, object] | None) -> Style:
@@ -578,6 +598,7 @@ def _write_clips(folder: Path, text: str, settings: Mapping, style: Style) -> No
         raise UserError(
             f"synthetic: cannot write to {folder.parent} ({error.strerror}); choose another folder"
         ) from error
+    log.info("synthetic: making %d clips of %d frames in %s", settings["clips"], settings["frames"], folder)
     try:
         for index in range(settings["clips"]):
             seed = clip_seed(settings["seed"], settings["split"], index)

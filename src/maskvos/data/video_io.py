@@ -134,7 +134,7 @@ def uneven_times(path: str | Path) -> list[Fraction] | None:
     with _open(Path(path)) as container:
         stream = _video_stream(container, Path(path))
         try:
-            ticks = [packet.pts for packet in container.demux(stream) if packet.size]
+            ticks = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.error.FFmpegError as error:
             log.warning("%s: damaged (%s); its frames are taken to come at equal intervals", path, error)
             return None
