@@ -244,12 +244,18 @@ class Protocol:
             for name in names
         ]
 
-    def _left_out(self, name: str, names: Sequence[str], score: FrameScore | None) -> str:
-        """Why a frame does not count, or an empty string."""
+    def trimmed(self, name: str, names: Sequence[str]) -> str:
+        """Why a frame of a video with all these names does not count whatever its score, or an empty string."""
         if self.trim in ("first", "both") and name == names[0]:
             return "first frame"
         if self.trim in ("last", "both") and name == names[-1]:
             return "last frame"
+        return ""
+
+    def _left_out(self, name: str, names: Sequence[str], score: FrameScore | None) -> str:
+        """Why a frame does not count, or an empty string."""
+        if reason := self.trimmed(name, names):
+            return reason
         if score is None:
             return "not scored"
         return "empty truth" if self.empty_truth == "skip" and score.empty_truth else ""

@@ -1,0 +1,373 @@
+"""Scores masks that any program saved: finds them, tells what is wrong with them, reads and scores them in parallel."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from maskvos.errors import UserError, nearest
+from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol
+from maskvos.metrics.reading import SUFFIXES, Kind, image_size, read_picture, read_truth
+from maskvos.metrics.results import FrameScore, Summary
+
+if TYPE_CHECKING:
+    from maskvos.types import Video
+
+Missing = Literal["fail", "zero", "skip"]
+_CHUNK = 16
+_DEPTH = 4
+_SHOWN = 8
+_INNER = ("masks", "soft")
+
+
+@dataclass
+class Problems:
+    """What is wrong with a folder of predictions, by kind; every entry names a file, frame or sequence."""
+
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.extra or self.unreadable)
+
+    def lines(self) -> list[str]:
+        """One line for each kind, with its first entries."""
+        lines = []
+        for kind, entries in vars(self).items():
+            if entries:
+                more = f", and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
+                lines.append(f"{len(entries)} {kind}: {', '.join(entries[:_SHOWN])}{more}")
+        return lines
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One frame to score.
+
+    Attributes:
+        video: Name of the sequence.
+        frame: Name of the frame.
+        truth: Its ground truth.
+        above: Values of the truth above this are foreground.
+        like: The image whose size the truth is to take, where it may have another.
+        prediction: The file to score; None: an empty mask in place of a missing one.
+    """
+
+    video: str
+    frame: str
+    truth: Path
+    above: int
+    like: Path | None
+    prediction: Path | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of a task: a score, or the reason why the prediction could not be read."""
+
+    score: FrameScore | None
+    kind: Kind | None = None
+    greatest: int = 0
+    unreadable: str = ""
+
+
+def evaluate_folder(
+    predictions: Path | str,
+    videos: Sequence[Video],
+    protocol: Protocol | None = None,
+    missing: Missing = "fail",
+    workers: int | None = None,
+    output: Path | str | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Score the masks in a folder.
+
+    The masks of a sequence lie in a folder of its name, anywhere down to four levels below `predictions`
+    (``<predictions>/<sequence>/00000.png``, ``<predictions>/480p/<sequence>/...``,
+    ``<predictions>/<method>/480p/...``), or one level further in ``masks`` or ``soft``. Files are matched by name. Grey
+    images are soft maps that the protocol's threshold turns into masks (255 is foreground); palette images hold labels,
+    of which all but 0 are foreground.
+
+    Args:
+        predictions: The folder.
+        videos: The dataset, such as ``davis(root, "val")``.
+        protocol: How to score; None: DAVIS-2016.
+        missing: What to do about predictions that are missing or cannot be read: ``fail`` lists them (and files that
+            belong to no frame) in an error; ``zero`` scores an empty mask; ``skip`` leaves the frame out. The last two
+            list in the summary what they did.
+        workers: Processes; None: one for each core.
+        output: Folder for ``frames.csv``, ``sequences.csv`` and ``summary.json``; None: none are written.
+        progress: Show a bar with the time left.
+
+    Returns:
+        Scores of frames, sequences, and overall.
+
+    Raises:
+        UserError: No such folder, no sequence in it, problems as above under ``fail``, or masks that look like
+            something else than what the protocol expects; the message lists all problems.
+    """
+    if missing not in get_args(Missing):
+        raise UserError(f"missing={missing}: there is no such option; {nearest(str(missing), get_args(Missing))}")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers={workers}: give at least 1, or leave it out for one for each core")
+    protocol = protocol or Protocol("davis2016", trim="both")
+    problems = Problems()
+    tasks = _plan(Path(predictions), videos, protocol, missing, problems)
+    if missing == "fail" and problems:
+        raise UserError(_complaint(predictions, problems))
+
+    named = {video.name: video for video in videos}
+    parts = {name: protocol.reduce(name, [], video.frames, video.category) for name, video in named.items()}
+    seen = _Seen()
+    work = partial(_score_chunk, protocol=protocol, missing=missing)
+    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    with _processes(min(workers or _cores(), len(chunks))) as run, _bar(len(tasks), progress) as advance:
+        outcomes = (outcome for chunk in run(work, chunks) for outcome in chunk)
+        # Outcomes come in order of the videos: each video is averaged, and its frames let go, before the next.
+        for name, pairs in groupby(zip(tasks, outcomes, strict=True), key=lambda pair: pair[0].video):
+            scores = []
+            for _, outcome in pairs:
+                advance()
+                seen.add(outcome)
+                scores += [outcome.score] if outcome.score else []
+            parts[name] = protocol.reduce(name, scores, named[name].frames, named[name].category)
+    problems.unreadable = seen.unreadable
+    if missing == "fail" and problems:
+        raise UserError(_complaint(predictions, problems))
+    seen.check(protocol, predictions)
+    summary = protocol.combine(parts[video.name] for video in videos)
+    summary.notes.extend([*seen.notes(), *(f"{line} (missing={missing})" for line in problems.lines())])
+    if output is not None:
+        summary.write(output)
+    return summary
+
+
+@dataclass
+class _Seen:
+    """What all predictions together look like."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    greatest: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    def add(self, outcome: _Outcome) -> None:
+        self.greatest = max(self.greatest, outcome.greatest)
+        if outcome.kind:
+            self.kinds[outcome.kind] += 1
+        if outcome.unreadable:
+            self.unreadable.append(outcome.unreadable)
+
+    def check(self, protocol: Protocol, predictions: Path | str) -> None:
+        """Refuse object labels that are about to pass for very dark soft maps, all of them below the threshold."""
+        if protocol.objects == "match" or not 0 < self.greatest <= min(protocol.level, MAX_PROPOSALS):
+            return
+        raise UserError(
+            f"{predictions}: no grey value is above {self.greatest}, so these look like labels and not like maps from"
+            f" 0 to"
+            f" 255, and nothing would be above protocol.threshold={protocol.threshold}; set"
+            f" protocol.threshold=above_0, or"
+            " save 255 for foreground"
+        )
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.kinds["colours"]:
+            notes.append(f"{self.kinds['colours']} predictions are in colour: all but black was taken for foreground")
+        if self.kinds["labels"] and self.kinds["levels"]:
+            notes.append(
+                f"{self.kinds['labels']} predictions are palette images (all but 0 is foreground) and"
+                f" {self.kinds['levels']} grey ones (foreground by threshold)"
+            )
+        return notes
+
+
+def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Missing, problems: Problems) -> list[_Task]:
+    """Match the files with the frames to score, and note what does not fit."""
+    for video in videos:
+        if not video.annotated:
+            raise UserError(f"video '{video.name}': it has no ground truth to score against; choose another dataset")
+    base = _find_base(root, videos)
+    tasks: list[_Task] = []
+    for video in videos:
+        files = _files(base if _is_sequence(base, videos) else base / video.name)
+        names = [frame.name for frame in video.frames]
+        extra = sorted(set(files) - set(names))
+        problems.extra += [f"{video.name}/{files[name].name}" for name in extra]
+        needed = {frame.name for frame in video.annotated if not protocol.trimmed(frame.name, names)}
+        if not files:
+            problems.missing.append(f"{video.name} (all {len(needed)} frames)")
+        for frame in video.frames:
+            if frame.mask is None or (frame.name not in files and frame.name not in needed):
+                continue
+            if frame.name not in files:
+                problems.missing += [f"{video.name}/{frame.name}{_misnamed(frame.name, extra)}"] if files else []
+                if missing != "zero":
+                    continue
+            like = frame.image if video.masks.any_size else None
+            tasks.append(_Task(video.name, frame.name, frame.mask, video.masks.above, like, files.get(frame.name)))
+    if not _is_sequence(base, videos):
+        tops = {video.name.split("/")[0] for video in videos}
+        problems.extra += [f"{path.name}/" for path in _folders(base) if path.name not in tops and _files(path)]
+    return tasks
+
+
+def _find_base(root: Path, videos: Sequence[Video]) -> Path:
+    """The folder that holds the sequences, or the one sequence there is."""
+    if not root.is_dir():
+        raise UserError(f"predictions={root}: there is no such folder; give the one that holds <sequence>/<frame>.png")
+    if _is_sequence(root, videos):
+        return root
+    found = {folder: sum((folder / video.name).is_dir() for video in videos) for folder in _walk(root, _DEPTH)}
+    best = max(found, key=lambda folder: (found[folder], -len(folder.parts)))
+    if not found[best]:
+        there = ", ".join(path.name for path in _folders(root)[:_SHOWN]) or "no folder"
+        raise UserError(
+            f"predictions={root}: none of the {len(videos)} sequences is there (such as '{videos[0].name}'); expected"
+            f" {root}/<sequence>/<frame>.png, and found: {there}"
+        )
+    rivals = [
+        folder
+        for folder, count in found.items()
+        if count and folder != best and folder not in best.parents and best not in folder.parents
+    ]
+    if rivals:
+        raise UserError(
+            f"predictions={root}: several folders hold sequences, {best} and {rivals[0]}; give the one to score"
+        )
+    return best
+
+
+def _is_sequence(folder: Path, videos: Sequence[Video]) -> bool:
+    """Whether the frames of the only video lie in the folder itself."""
+    return len(videos) == 1 and not {frame.name for frame in videos[0].frames}.isdisjoint(_images(folder))
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    """A folder and those below it, except folders of images."""
+    yield folder
+    if depth:
+        for inner in _folders(folder):
+            if not _images(inner):
+                yield from _walk(inner, depth - 1)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by name; of two formats of one name the first of `SUFFIXES`."""
+    if not folder.is_dir():
+        return {}
+    found = sorted(
+        (SUFFIXES.index(path.suffix.lower()), path)
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    return {path.stem: path for _, path in reversed(found)}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Predictions of a sequence: in its folder, or in ``masks`` or ``soft`` within."""
+    return next((files for files in map(_images, (folder, *(folder / name for name in _INNER))) if files), {})
+
+
+def _misnamed(name: str, extra: Sequence[str]) -> str:
+    """A hint when a file that belongs to no frame looks like this one."""
+    if name.isdigit():
+        alike = [other for other in extra if (digits := re.findall(r"\d+", other)) and int(digits[-1]) == int(name)]
+    else:
+        alike = [other for other in extra if name in other]
+    return f" (is it '{alike[0]}'?)" if alike else ""
+
+
+def _complaint(predictions: Path | str, problems: Problems) -> str:
+    remedy = "give the right folder or complete it, or set missing=zero (score empty masks) or missing=skip (leave out)"
+    return "\n  ".join([f"predictions={predictions} do not match the dataset:", *problems.lines(), remedy])
+
+
+def _score_chunk(tasks: Sequence[_Task], protocol: Protocol, missing: Missing) -> list[_Outcome]:
+    return [_score(task, protocol, missing) for task in tasks]
+
+
+def _score(task: _Task, protocol: Protocol, missing: Missing) -> _Outcome:
+    """Read and score one frame.
+
+    Raises:
+        UserError: The truth cannot be read, or the prediction does not hold what the protocol needs.
+    """
+    truth = read_truth(task.truth, task.above)
+    if task.like is not None:
+        truth = _resize(truth, image_size(task.like))
+    if protocol.objects == "merge":
+        truth = truth != 0
+    note, unreadable = "no prediction: scored as an empty mask", ""
+    picture = None
+    if task.prediction is not None:
+        try:
+            picture = read_picture(task.prediction)
+        except UserError as error:
+            unreadable = str(error)
+            note = "prediction not readable: scored as an empty mask"
+            if missing != "zero":
+                return _Outcome(None, unreadable=unreadable)
+    if picture is None:
+        score = protocol.score(task.video, task.frame, np.zeros(truth.shape, bool), truth, note=note)
+        return _Outcome(score, unreadable=unreadable)
+    if protocol.objects == "match" and picture.kind == "colours":
+        raise UserError(f"{task.prediction}: colours do not tell the object ids; save ids as palette or grey PNG")
+    values = _resize(picture.values, truth.shape)
+    note = ""
+    if values is not picture.values:
+        sizes = [f"{width}x{height}" for height, width in (picture.values.shape, truth.shape)]
+        note = f"prediction of {sizes[0]} resized to the truth's {sizes[1]} (nearest pixel)"
+    score = protocol.score(task.video, task.frame, values, truth, labels=picture.kind != "levels", note=note)
+    return _Outcome(score, picture.kind, int(values.max()) if picture.kind == "levels" else 0)
+
+
+def _resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(H, W) to another size by the nearest pixel; the array itself when it has that size."""
+    if values.shape == size:
+        return values
+    return cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Callable[..., Iterable[list[_Outcome]]]]:
+    """A `map` that keeps the order and spreads its work over processes."""
+    if count <= 1:
+        yield map
+        return
+    # Forked workers start at once; they touch neither torch nor OpenCV's threads, which a fork would break.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with context.Pool(count, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield pool.imap
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal's error stream, with the time left; yields what moves it by one."""
+    columns = [TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("scoring", total=total)
+        yield lambda: bar.advance(task)
