@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIZE = (24, 40)
+SIZE = (48, 80)
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fakes
 import pytest
 
+import fakes
 from maskvos.data.datasets.davis import HOLD_OUT, davis
 from maskvos.data.datasets.listing import ExtraDataWarning
 from maskvos.errors import UserError

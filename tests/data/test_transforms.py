@@ -49,7 +49,7 @@ def clip(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def warp_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> float:
-    """Mean absolute difference of the first frame and the second one brought back by the flow, where it stays inside."""
+    """Mean absolute difference of the first frame and the second one brought back by the flow, where it is inside."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     to_x, to_y = x + flow[..., 0], y + flow[..., 1]

@@ -205,7 +205,7 @@ class VideoDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader | list:
-        """Annotated frames in order, with the truth and the frame at their own size; empty without validation videos."""
+        """Annotated frames in order, with the truth and the frame at their own size; empty without videos."""
         return self._eval_loader("val", persistent=True) if self.sources["val"] is not None else []
 
     def test_dataloader(self) -> DataLoader:
@@ -239,6 +239,10 @@ class VideoDataModule(pl.LightningDataModule):
     def _loader(self, dataset: FrameDataset | StreamDataset, **options: Any) -> DataLoader:
         """A loader with what all of them share."""
         options.setdefault("num_workers", self.num_workers)
+        if options["num_workers"] > 0:
+            # A forked worker inherits OpenCV's pool without its threads and would wait for them for ever. One thread
+            # (not 0, which keeps the pool) gives it up here, while they live; the loading is the workers' business now.
+            cv2.setNumThreads(1)
         return DataLoader(
             dataset,
             collate_fn=collate,
@@ -254,5 +258,5 @@ class VideoDataModule(pl.LightningDataModule):
 
 def _single_threaded(worker: int) -> None:
     """Keep a loading process to one core: the workers already share out the cores among them."""
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(1)
     torch.set_num_threads(1)

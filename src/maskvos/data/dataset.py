@@ -47,10 +47,9 @@ def read_mask(path: Path, size: tuple[int, int], rule: MaskRule | None = None) -
         raise UserError(f"no mask {path}; download the dataset again or correct its list") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"the mask {path} cannot be read ({error}); download it again") from error
-    foreground = values > rule.above
-    if foreground.ndim == 3:
-        foreground = foreground.any(axis=2)
-    mask = foreground.astype(np.uint8)
+    mask = (values > rule.above).astype(np.uint8)
+    if mask.ndim == 3:
+        mask = mask.max(axis=2)
     if mask.shape == tuple(size):
         return mask
     if not rule.any_size:

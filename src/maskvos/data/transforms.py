@@ -1,9 +1,9 @@
 """Joint augmentation of frame, optical flow and mask, by albumentations.
 
 A flow field is not a picture: what moves its pixels also changes its vectors. Mirroring negates u, scaling scales both
-components, rotation turns them, a crop leaves them alone. The geometric transforms below are albumentations' own with a
-third target, ``flow``, that does so. Any other albumentations transform that changes colours only can be put in a recipe
-as it is (it never sees the flow); one that moves pixels is refused.
+components, rotation turns them, a crop leaves them alone. The geometric transforms below are albumentations' own with
+a third target, ``flow``, that does so. Any other albumentations transform that changes colours only can be put in a
+recipe as it is (it never sees the flow); one that moves pixels is refused.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _FlowOnly(A.BasicTransform):
 
 
 class TimeReversal(_FlowOnly):
-    """Play the clip backwards: the flow to the next frame becomes that to the one before, which is taken as its negative.
+    """Play the clip backwards: the flow becomes that to the frame before, which is taken as the negative of the other.
 
     That is exact for constant velocity, and is the rule by which the last frame of a video gets its flow.
     """
@@ -167,8 +167,7 @@ def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (height, width) == tuple(size):
         return flow
     resized = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    resized *= np.array([size[1] / width, size[0] / height], dtype=np.float32)
-    return resized
+    return np.multiply(resized, np.array([size[1] / width, size[0] / height], dtype=np.float32), out=resized)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -24,8 +24,8 @@ from maskvos.errors import UserError, nearest
 from maskvos.types import Frame, Video
 
 # Training must not choose its checkpoint on the official validation split, which is where the field reports its
-# results. These sequences of the train split (an animal, a vehicle, a person, a sport; both years have them) are kept out
-# of training and serve that choice instead.
+# results. These sequences of the train split (an animal, a vehicle, people; both years have them) are kept out of
+# training and serve that choice instead.
 HOLD_OUT = ("bus", "dance-jump", "mallard-fly", "scooter-gray")
 
 LAYOUT = "JPEGImages/{resolution}/<sequence>/*.jpg with Annotations/{resolution}/<sequence>/*.png and ImageSets/"

@@ -45,7 +45,8 @@ def folder(root: Path | str | None) -> list[Video]:
         return [_frames(root, images)]
     if not movies and not inside:
         raise UserError(
-            f"{root}: neither an image ({', '.join(sorted(IMAGES))}) nor a movie ({', '.join(sorted(MOVIES))}); {EXPECTED}"
+            f"{root}: neither an image ({', '.join(sorted(IMAGES))}) nor a movie ({', '.join(sorted(MOVIES))}); "
+            f"{EXPECTED}"
         )
     twice = sorted(set(movies) & set(inside))
     if twice:

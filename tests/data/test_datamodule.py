@@ -1,0 +1,235 @@
+"""Loaders: what each stage gets, shuffling, mixtures, workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fakes
+from maskvos.data.datamodule import EpochSampler, VideoDataModule
+from maskvos.data.datasets.davis import davis
+from maskvos.data.datasets.folder import folder
+from maskvos.data.transforms import HorizontalFlip
+from maskvos.errors import UserError
+from maskvos.flow.dis import DIS
+from maskvos.flow.store import FlowStore
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    fakes.write_davis(tmp_path / "DAVIS")
+    return tmp_path / "DAVIS"
+
+
+def build(root: Path, **options: Any) -> VideoDataModule:
+    settings = {
+        "flow": FlowStore(DIS()),
+        "train": partial(davis, root, "train", hold_out=["bus"]),
+        "val": partial(davis, root, "held_out", hold_out=["bus"]),
+        "test": partial(davis, root, "val"),
+        "predict": partial(folder, root / "JPEGImages/480p"),
+        "size": (32, 48),
+        "batch_size": 4,
+        "num_workers": 0,
+        **options,
+    }
+    return VideoDataModule(**settings)
+
+
+def test_training_batches(root: Path) -> None:
+    data = build(root, augment=[HorizontalFlip(), A.ColorJitter()])
+    data.setup("fit")
+    [batch] = data.train_dataloader()  # 6 frames; the rest of 2 is dropped
+    assert batch["rgb"].shape == (4, 3, 32, 48)
+    assert batch["flow"].shape == (4, 2, 32, 48)
+    assert batch["mask"].shape == (4, 1, 32, 48)
+    assert batch["motion"].tolist() == [True] * 4
+    assert set(batch["video"]) <= {"bear", "dance-jump"}
+    assert "truth" not in batch
+
+
+def test_a_dataset_smaller_than_a_batch_still_trains(root: Path) -> None:
+    data = build(root, batch_size=64)
+    data.setup("fit")
+    [batch] = data.train_dataloader()
+    assert len(batch["video"]) == 6
+
+
+def test_evaluation_batches_are_complete_and_in_order(root: Path) -> None:
+    data = build(root, eval_batch_size=4)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    keys = [key for batch in batches for key in zip(batch["video"], batch["frame"], strict=True)]
+    assert keys == [(name, f"{index:05d}") for name in ("blackswan", "cows") for index in range(3)]
+    assert [truth.shape for batch in batches for truth in batch["truth"]] == [fakes.SIZE] * 6
+    assert batches[1]["image"][0].shape == (*fakes.SIZE, 3)
+    assert [video.name for video in data.videos("test")] == ["blackswan", "cows"]
+    data.setup("validate")
+    assert {name for batch in data.val_dataloader() for name in batch["video"]} == {"bus"}
+
+
+def test_prediction_needs_no_dataset(root: Path, tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "mine", frames=3)
+    data = build(tmp_path / "nowhere", predict=partial(folder, tmp_path / "mine"))
+    data.setup("predict")
+    assert [name for batch in data.predict_dataloader() for name in batch["frame"]] == ["00000", "00001", "00002"]
+    data.done = lambda name: name == "mine"
+    assert list(data.predict_dataloader()) == []
+    with pytest.raises(UserError, match="no folder 'nowhere'"):
+        data.setup("fit")
+
+
+def test_parts_that_are_not_there(root: Path) -> None:
+    data = VideoDataModule(FlowStore(DIS()), train=partial(davis, root, "train"), num_workers=0)
+    data.setup("fit")
+    assert data.val_dataloader() == []
+    for stage in ("test", "validate", "predict"):
+        with pytest.raises(UserError, match="only train; choose another data="):
+            data.setup(stage)
+    data = VideoDataModule(FlowStore(DIS()), train=list, predict=lambda: davis(root, "val") * 2)
+    with pytest.raises(UserError, match="list of train videos is empty"):
+        data.setup("fit")
+    with pytest.raises(UserError, match="2 predict videos are called 'blackswan'"):
+        data.setup("predict")
+
+
+def test_impossible_settings(root: Path) -> None:
+    with pytest.raises(UserError, match="batch_size is 0"):
+        build(root, batch_size=0)
+    with pytest.raises(UserError, match="motion_as_option is 2"):
+        build(root, motion_as_option=2)
+    data = build(root, weights={"DAVIS-2017": 1})
+    data.setup("fit")
+    with pytest.raises(UserError, match="'DAVIS-2017' is in one of them only; did you mean 'DAVIS-2016'"):
+        data.train_dataloader()
+    data = build(root, weights={"DAVIS-2016": 0})
+    data.setup("fit")
+    with pytest.raises(UserError, match="must be above 0"):
+        data.train_dataloader()
+
+
+def epoch(data: VideoDataModule, number: int) -> dict[tuple[str, str], torch.Tensor]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(number)  # type: ignore[union-attr]
+    return {
+        key: torch.cat([rgb.flatten(), flow.flatten()])
+        for batch in loader
+        for key, rgb, flow in zip(
+            zip(batch["video"], batch["frame"], strict=True), batch["rgb"], batch["flow"], strict=True
+        )
+    }
+
+
+def test_augmentation_does_not_depend_on_the_number_of_workers(root: Path) -> None:
+    def run(workers: int, number: int) -> dict[tuple[str, str], torch.Tensor]:
+        options = {"augment": [HorizontalFlip(), A.ColorJitter(p=1)], "batch_size": 1, "num_workers": workers}
+        data = build(root, **options)
+        data.setup("fit")
+        return epoch(data, number)
+
+    cv2.setNumThreads(2)
+    in_process, one, two, later = run(0, 0), run(1, 0), run(2, 0), run(0, 1)
+    assert list(in_process) == list(one) == list(two)
+    assert len(in_process) == 6
+    for key, sample in in_process.items():
+        assert torch.equal(sample, one[key])
+        assert torch.equal(sample, two[key])
+        assert not torch.equal(sample, later[key])
+    assert list(later) != list(in_process)
+
+
+class Probe(pl.LightningModule):
+    """Notes what Lightning feeds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[tuple[str, str, float]]] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.seen.append([])
+
+    def training_step(self, batch: dict, index: int) -> torch.Tensor:
+        for video, frame, rgb in zip(batch["video"], batch["frame"], batch["rgb"], strict=True):
+            self.seen[-1].append((video, frame, float(rgb.sum())))
+        return self.weight * batch["rgb"].mean()
+
+    def validation_step(self, batch: dict, index: int) -> None:
+        assert batch["truth"][0].dtype == bool
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lightning_gives_every_epoch_its_own_order_and_augmentation(root: Path, tmp_path: Path, workers: int) -> None:
+    probe = Probe()
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(probe, datamodule=build(root, batch_size=2, num_workers=workers, augment=[A.ColorJitter(p=1)]))
+    orders = [[sample[:2] for sample in epoch] for epoch in probe.seen]
+    assert [sorted(order) for order in orders] == [sorted(orders[0])] * 3
+    assert len(set(orders[0])) == 6
+    assert orders[0] != orders[1]
+    sums = [dict((sample[:2], sample[2]) for sample in epoch) for epoch in probe.seen]
+    assert all(sums[0][key] != sums[1][key] != sums[2][key] for key in sums[0])
+
+
+# ---------------------------------------------------------------------- sampler
+
+
+@given(
+    counts=st.dictionaries(st.sampled_from("abc"), st.integers(1, 30), min_size=1),
+    length=st.integers(1, 80),
+    replicas=st.integers(1, 3),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_mixtures_keep_their_shares(counts: dict[str, int], length: int, replicas: int, data: st.DataObject) -> None:
+    weights = {name: data.draw(st.floats(0.1, 10)) for name in counts}
+    groups = [name for name, count in counts.items() for _ in range(count)]
+    drawn: list[tuple[int, int]] = []
+    for rank in range(replicas):
+        sampler = EpochSampler(groups, weights, length, 0, replicas, rank)
+        sampler.set_epoch(5)
+        part = list(sampler)
+        assert len(part) == len(sampler) == -(-length // replicas)
+        drawn += part
+    assert {number for number, _ in drawn} == {5}
+    indices = [index for _, index in drawn]
+    got = Counter(groups[index] for index in indices)
+    for name in counts:
+        share = weights[name] / sum(weights.values()) * length
+        assert abs(got[name] - share) <= replicas + 1
+        # Each sample as often as the others of its dataset, give or take one round (and what fills up the processes).
+        times = [indices.count(index) for index, group in enumerate(groups) if group == name]
+        assert max(times) - min(times) <= 1 + (replicas - 1)
+
+
+def test_without_weights_everything_comes_once() -> None:
+    sampler = EpochSampler(["a"] * 7 + ["b"] * 3)
+    first = [index for _, index in sampler]
+    assert sorted(first) == list(range(10))
+    assert first == [index for _, index in sampler]
+    sampler.set_epoch(1)
+    assert [index for _, index in sampler] != first
+    other = EpochSampler(["a"] * 7 + ["b"] * 3, seed=1)
+    assert [index for _, index in other] != first
+
+
+def test_sampling_does_not_open_files_or_grow() -> None:
+    sampler = EpochSampler(["a"] * 100_000, samples_per_epoch=10)
+    assert np.unique([index for _, index in sampler]).size == 10
