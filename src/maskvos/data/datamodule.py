@@ -240,6 +240,9 @@ class VideoDataModule(pl.LightningDataModule):
         """A loader with what all of them share."""
         options.setdefault("num_workers", self.num_workers)
         if options["num_workers"] > 0:
+            # A pool of threads does not survive the fork: a worker that finds OpenCV's would wait for it for ever.
+            cv2.setNumThreads(0)
+        if options["num_workers"] > 0:
             # A forked worker inherits OpenCV's pool without its threads and would wait for them for ever. One thread
             # (not 0, which keeps the pool) gives it up here, while they live; the loading is the workers' business now.
             cv2.setNumThreads(1)
