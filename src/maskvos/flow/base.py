@@ -54,6 +54,13 @@ class FlowEstimator(ABC):
             (B, 2, H, W) float32, pixels, x then y, from first to second, on the CPU or the estimator's device.
         """
 
+    def prepare(self) -> None:  # noqa: B027, an estimator without weights has nothing to prepare
+        """Load whatever `estimate` needs, so that a mistake shows before the work begins.
+
+        Raises:
+            UserError: Something that it needs is not there.
+        """
+
     @property
     def fingerprint(self) -> str:
         """Name of these settings and weights, fit for a folder: it changes whenever they do."""

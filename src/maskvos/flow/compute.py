@@ -27,7 +27,7 @@ class FlowSummary:
     Attributes:
         computed: Flow maps that were made now.
         reused: Flow maps that were in the cache already.
-        problems: What could not be computed, one line each; everything else was.
+        problems: Why some flow maps could not be computed, one line per reason; all others were.
         movies: Movie files, whose flow is computed while they are read and never kept.
         seconds: Wall time.
     """
@@ -52,7 +52,7 @@ class FlowSummary:
         if self.movies:
             lines.append(f"{len(self.movies)} movie files left out: their flow is computed as they are read")
         if self.problems:
-            lines.append(f"{len(self.problems)} flow maps could not be computed:")
+            lines.append("flow is missing where:")
             lines += [f"  {problem}" for problem in self.problems]
         return "\n".join(lines)
 
@@ -99,7 +99,9 @@ def compute_flows(
     Raises:
         UserError: The store has no estimator or no cache, or the shard does not fit.
     """
-    store.folder()  # says what is missing
+    store.folder()  # says which setting is missing
+    if store.estimator is not None:
+        store.estimator.prepare()
     pieces = _select(list(_pieces(videos, store)), shard)
     random.Random().shuffle(pieces)
     jobs = _Jobs(videos, store, pieces)
@@ -187,5 +189,5 @@ class _Jobs(Dataset):
 
 
 def _one_thread(worker: int) -> None:
-    """The workers are the threads; OpenCV's own, inherited by a fork, would wait for ever."""
-    cv2.setNumThreads(1)
+    """The workers are the threads. 0, not 1: that would tear down a pool inherited by a fork, and wait for ever."""
+    cv2.setNumThreads(0)

@@ -57,7 +57,7 @@ class DIS(FlowEstimator):
         # OpenCV's object can be neither pickled nor shared with a forked worker: every process makes its own.
         if self._native is None or self._process != os.getpid():
             if get_worker_info() is not None:
-                cv2.setNumThreads(1)
+                cv2.setNumThreads(0)  # not 1: that would tear down a pool inherited by a fork, and wait for ever
             self._native = cv2.DISOpticalFlow.create(PRESETS[self.preset])
             self._process = os.getpid()
         return self._native

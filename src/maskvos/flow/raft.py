@@ -92,6 +92,10 @@ class RAFT(FlowEstimator):
             "max_size": self.max_size,
         }
 
+    def prepare(self) -> None:
+        """Load the network, see `FlowEstimator.prepare`."""
+        self._loaded()
+
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
         """Flow at the working size, see `FlowEstimator.estimate`."""
         network = self._loaded()
@@ -139,7 +143,7 @@ class RAFT(FlowEstimator):
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise UserError(
                 f"flow.estimator.weights={self.weights}: it is not a file of weights that PyTorch reads safely "
-                f"({str(error).splitlines()[0]}); {_REMEDY}"
+                f"({str(error).partition(chr(10))[0] or type(error).__name__}); {_REMEDY}"
             ) from error
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError(f"flow.estimator.weights={self.weights}: it holds no plain state dict; {_REMEDY}")

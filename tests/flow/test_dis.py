@@ -1,0 +1,52 @@
+"""OpenCV's DIS through our interface."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from maskvos.errors import UserError
+from maskvos.flow.base import pair_flow
+from maskvos.flow.dis import DIS, PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("shift", [(3, 0), (0, -4), (5, 2)])
+def test_known_translation_is_recovered(texture: np.ndarray, preset: str, shift: tuple[int, int]) -> None:
+    flow = pair_flow(texture, np.roll(texture, shift, (1, 0)), DIS(preset))[24:-24, 24:-24]
+    assert np.linalg.norm(flow - np.array(shift, np.float32), axis=-1).mean() < 0.3
+
+
+def test_working_size_gives_the_same_motion(texture: np.ndarray) -> None:
+    second = np.roll(texture, (6, 4), (1, 0))
+    flow = pair_flow(texture, second, DIS(max_size=100))
+    assert flow.shape == (*texture.shape[:2], 2)
+    np.testing.assert_allclose(np.median(flow[24:-24, 24:-24], (0, 1)), (6, 4), atol=0.5)
+
+
+def test_batch_is_its_pairs_one_by_one(texture: np.ndarray) -> None:
+    frames = torch.from_numpy(np.stack([np.roll(texture, 2 * i, 1) for i in range(3)])).permute(0, 3, 1, 2)
+    dis = DIS("fast")
+    together = dis(frames[:2], frames[1:])
+    assert together.dtype == torch.float32
+    for i in range(2):
+        torch.testing.assert_close(together[i : i + 1], dis(frames[i : i + 1], frames[i + 1 : i + 2]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (31, 33), (17, 240)])
+def test_any_size_works(size: tuple[int, int]) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
+    flow = pair_flow(frame, frame, DIS())
+    assert flow.shape == (*size, 2)
+    assert np.abs(flow).max() < 0.5
+
+
+def test_settings_are_checked_and_tell_estimators_apart() -> None:
+    with pytest.raises(UserError, match="did you mean 'medium'"):
+        DIS("medum")
+    with pytest.raises(UserError, match="max_size=8"):
+        DIS(max_size=8)
+    prints = {DIS(preset, size).fingerprint for preset in PRESETS for size in (None, 256)}
+    assert len(prints) == 6
+    assert DIS().fingerprint == DIS().fingerprint
