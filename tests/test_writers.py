@@ -200,6 +200,14 @@ def test_complete_videos_are_skipped_unread(tmp_path: Path) -> None:
     assert third.read == []
 
 
+def test_a_writer_can_be_used_again(tmp_path: Path) -> None:
+    writer = PredictionWriter(tmp_path / "out", existing="overwrite")
+    for _ in range(2):
+        predict(writer, [frames_video(tmp_path, "a")])
+        assert writer.metrics()["predict/frames"] == 4
+        assert writer.metrics()["predict/videos"] == 1
+
+
 def test_what_tells_finished_videos_can_be_sent_to_a_process(tmp_path: Path) -> None:
     videos = [frames_video(tmp_path, "a")]
     predict(PredictionWriter(tmp_path / "out"), videos)

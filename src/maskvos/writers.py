@@ -103,7 +103,7 @@ class PredictionWriter(Callback):
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []
         self._complete: frozenset[str] = frozenset()
-        self._videos: dict[str, Video] = {}
+        self.videos: dict[str, Video] = {}
         self._begun: list[_VideoFolder] = []
         self._current: _VideoFolder | None = None
         self._queue = _Queue()
@@ -131,11 +131,12 @@ class PredictionWriter(Callback):
         if stage != "predict":
             return
         ensure_writable(self.output)
+        self.frames, self.seconds, self.finished, self._complete = 0, 0.0, [], frozenset()
         datamodule = getattr(trainer, "datamodule", None)
-        self._videos = {video.name: video for video in datamodule.videos("predict")} if datamodule else {}
+        self.videos = {video.name: video for video in datamodule.videos("predict")} if datamodule else {}
         own = {"kinds": self.kinds, "threshold": self.threshold, **self.look, "frame_rate": self.frame_rate}
         self.settings = _plain({**self.settings, **own, "weights": digest(pl_module)})
-        folders = [_VideoFolder(self, name) for name in self._videos]
+        folders = [_VideoFolder(self, name) for name in self.videos]
         if self.existing == "error":
             for folder in folders:
                 if folder.path.is_dir() and any(folder.path.iterdir()):
@@ -270,7 +271,7 @@ class _VideoFolder:
 
     def __init__(self, writer: PredictionWriter, name: str) -> None:
         self.writer, self.name = writer, name
-        self.video = writer._videos.get(name)
+        self.video = writer.videos.get(name)
         self.path = writer.output / name
         self._written = 0
         self._size: tuple[int, ...] = ()

@@ -157,6 +157,31 @@ def test_distractors_move_with_the_world_and_are_not_in_the_mask() -> None:
         assert np.abs(residual).max() < 1e-2
 
 
+def own_motion(clip: module.Clip, index: int) -> float:
+    """How fast the objects move against the world, median over their pixels, in pixels per frame."""
+    inside = clip.mask[index] == 1
+    y, x = np.mgrid[: inside.shape[0], : inside.shape[1]].astype(float)
+    design = np.stack([x, y, np.ones_like(x)], axis=-1)
+    world = np.linalg.lstsq(design[~inside], clip.flow[index][~inside], rcond=None)[0]
+    return float(np.median(np.linalg.norm(clip.flow[index] - design @ world, axis=-1)[inside]))
+
+
+def test_an_object_that_stops_moves_with_the_world_for_a_while() -> None:
+    style = replace(Style.plain(), objects=1, stop=1, parallax=0, ripple=0, leave=0)
+    for seed in range(4):
+        clip = generate_clip(seed, 24, (64, 96), style)
+        speeds = [own_motion(clip, index) for index in range(24)]
+        assert min(speeds) < 1e-2
+        assert max(speeds) > 0.2
+
+
+def test_objects_leave_the_frame() -> None:
+    style = replace(Style.plain(), objects=1, leave=1, follow=0, stop=0, speed=(0.02, 0.03))
+    clips = [generate_clip(seed, 60, (32, 48), style) for seed in range(6)]
+    assert all(clip.mask[0].any() for clip in clips)
+    assert sum(not clip.mask[-1].any() for clip in clips) >= 4
+
+
 def test_motion_blur_leaves_the_truth_alone() -> None:
     sharp, blurred = (generate_clip(2, 2, (96, 160), replace(Style.plain(), motion_blur=b)) for b in (0, 1))
     np.testing.assert_array_equal(sharp.mask, blurred.mask)

@@ -34,7 +34,7 @@ from maskvos.types import Frame, Video
 log = logging.getLogger(__name__)
 
 # Goes up whenever the same seed gives other clips, so that clips on disk are not taken for new ones.
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "val", "test")
 _STEPS = 4  # samples of every motion per frame
 _SHUTTER = 5  # pictures that are averaged into one with motion blur
@@ -376,7 +376,8 @@ class Scene:
         breath = self.curves.reader(np.exp(self.curves.wander(15, rng.uniform(0, 0.05))))
 
         def body(time: float) -> np.ndarray:
-            own, size, wide = clock(time), swell(time), breath(time)
+            own = clock(time)
+            size, wide = swell(own), breath(own)
             turn = rotate(start + spin * own + lean(own))
             place = translate(along[0](time), along[1](time))
             return self._camera(time) @ place @ turn @ scale(facing * size * wide, size / wide)
