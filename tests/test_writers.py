@@ -99,7 +99,7 @@ def movie(root: Path, name: str, count: int = 6, fps: Fraction = Fraction(30000,
     return Video(name, file=root / f"{name}.mp4")
 
 
-def predict(writer: PredictionWriter, videos: list[Video], model: Bright | None = None) -> Data:
+def predict(writer: PredictionWriter, videos: list[Video], model: Bright | None = None, limit: Any = None) -> Data:
     data = Data(videos)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -108,6 +108,7 @@ def predict(writer: PredictionWriter, videos: list[Video], model: Bright | None 
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        limit_predict_batches=limit,
     )
     trainer.predict(model or Bright(), data, return_predictions=False)
     return data
@@ -198,6 +199,15 @@ def test_complete_videos_are_skipped_unread(tmp_path: Path) -> None:
     assert everything(tmp_path / "out" / "a") == before
     third = predict(PredictionWriter(tmp_path / "out"), videos)
     assert third.read == []
+
+
+@pytest.mark.parametrize("kind", [frames_video, movie])
+def test_a_run_of_few_batches_does_not_make_a_video_complete(tmp_path: Path, kind: Any) -> None:
+    video = kind(tmp_path / "in", "a", 7)
+    predict(PredictionWriter(tmp_path / "out"), [video], limit=1)
+    assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 3
+    assert predict(PredictionWriter(tmp_path / "out"), [video]).read == ["a"]
+    assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 7
 
 
 def test_a_writer_can_be_used_again(tmp_path: Path) -> None:

@@ -178,14 +178,16 @@ class PredictionWriter(Callback):
             self._queue.put(self._current.add, _checked(probability, image, f"{video}/{frame}"), image, frame)
             self.frames += 1
 
-    def _finish_video(self) -> None:
+    def _finish_video(self, complete: bool = True) -> None:
         if self._current is not None:
-            self._queue.put(self._current.finish)
+            self._queue.put(self._current.finish, complete)
             self._current = None
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait until all is written, and say where it lies."""
-        self._finish_video()
+        # The whole number 1 would mean one batch.
+        limit = trainer.limit_predict_batches
+        self._finish_video(complete=isinstance(limit, float) and limit == 1.0)
         self._queue.flush()
         self.seconds = time.perf_counter() - self._start
         print(self.summary())
@@ -398,13 +400,13 @@ class _VideoFolder:
         # A decoder may give more frames than the file announced; these follow at the average rate.
         return self._times[-1] + (self._written - len(self._times) + 1) / self._overlay.fps
 
-    def finish(self) -> None:
-        """Give the movie its name and declare the video complete."""
+    def finish(self, complete: bool) -> None:
+        """Give the movie its name, and note whether the whole video was seen."""
         if self._overlay is not None:
             self._overlay.close()
             self._overlay = None
         self._times = None
-        self._write_manifest(complete=True)
+        self._write_manifest(complete)
         self.writer.finished.append((self.name, self._written))
 
     def abort(self) -> None:
