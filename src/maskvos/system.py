@@ -154,7 +154,8 @@ class SegmentationSystem(pl.LightningModule):
     def _log_scores(self, metric: VideoMetric, stage: str) -> None:
         # Already the same on every process: the metric gathers its frames itself.
         scores = metric.compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, prog_bar=stage == "val")
+        for name, value in scores.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "jf")
         if stage == "val":
             metric.reset()
 
