@@ -223,7 +223,8 @@ def snake(rng: np.random.Generator) -> list[Part]:
     links, thick = int(rng.integers(4, 9)), rng.uniform(0.15, 0.35)
     swing, speed, phase, lag = rng.uniform(0.1, 0.35), rng.uniform(0.05, 0.3), rng.uniform(0, 6), rng.uniform(0.6, 1.2)
     length = 1.6 / links
-    parts, parent = [], _still
+    parts: list[Part] = []
+    parent: Pose = _still
     for link in range(links):
         pivot = (-0.8, 0.0) if link == 0 else (length, 0.0)
         parent = _joint(parent, pivot, 0.0, swing, speed, phase - lag * link)
