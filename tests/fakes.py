@@ -6,6 +6,7 @@ package. Frames are `SIZE` unless said otherwise.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,167 @@ def write_davis(root: Path, year: int = 2016, resolution: str = "480p", frames: 
         place = root / "ImageSets" / (resolution if year == 2016 else str(year))
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_fbms(root: Path, frames: int = 4) -> None:
+    """FBMS-59 with its three kinds of ground truth, of every other frame."""
+    for split, names in {
+        "Trainingset": ("bear01", "cars1", "cars2", "tennis"),
+        "Testset": ("marple2", "cats01"),
+    }.items():
+        for name in names:
+            _write_fbms_sequence(root / split / name, frames)
+
+
+def _write_fbms_sequence(folder: Path, frames: int) -> None:
+    truth, lines = folder / "GroundTruth", ["Segmentation definition file V1.0", ""]
+    colour = folder.name != "tennis"
+    regions = [0xFFFFFF, 0x000000, 0x00FF00] if colour else [0, 100, 200]
+    lines += ["Total number of regions:", str(len(regions)), ""]
+    for number, value in enumerate(regions):
+        lines += [f"Scale of region {number}:", str(value), "Confidence:", "1", ""]
+    lines += ["Total number of frames in this shot:", str(frames), "Total number of labeled frames for this shot:", "2"]
+    for index in range(frames):
+        # The owners number from 1, with as many zeros as they like.
+        stem = f"{folder.name}_{index + 1:04d}" if colour else f"{folder.name}{index + 1:03d}"
+        write_frame(folder / f"{stem}.jpg", index)
+        if index % 2:
+            continue
+        labels = mask(index, objects=2)
+        truth.mkdir(parents=True, exist_ok=True)
+        name = f"{stem}_gt.ppm" if colour else f"{stem}.pgm"
+        values = np.array(regions)[labels]
+        if colour:
+            rgb = np.stack([values >> 16, values >> 8 & 255, values & 255], axis=2)
+            Image.fromarray(rgb.astype(np.uint8)).save(truth / name)
+            Image.fromarray(rgb.astype(np.uint8)).save(truth / f"{stem}_PROB_gt.ppm")
+        else:
+            Image.fromarray(values.astype(np.uint8)).save(truth / name)
+        lines += ["Frame number:", str(index), "File name:", name, "Input file name:", f"{stem}.pgm", ""]
+    (truth / f"{folder.name}Def.dat").write_text("\n".join(lines))
+
+
+def write_youtube_objects(root: Path) -> None:
+    """YouTube-Objects: labels of half the size as JPEG, numbered with other zeros than the frames."""
+    names = ("aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train")
+    for name in names:
+        shot = root / name / "data" / "0001" / "shots" / "002"
+        for index in range(11):
+            write_frame(shot / "images" / f"frame{index + 1:04d}.jpg", index)
+        for index in (0, 10):
+            labels = mask(index // 2, (SIZE[0] // 2, SIZE[1] // 2))
+            write_mask(shot / "labels" / f"{index + 1:05d}.jpg", labels)
+        write_frame(root / name / "data" / "0001" / "shots" / "001" / "images" / "frame0001.jpg", 0)
+
+
+def write_youtube_vos(root: Path) -> None:
+    """YouTube-VOS train: every fifth frame, palette masks, meta.json."""
+    videos = {}
+    for number in range(4):
+        name = f"{number:02d}a7{number}"
+        for index in (0, 5, 10):
+            write_frame(root / "train/JPEGImages" / name / f"{index:05d}.jpg", index)
+            write_mask(root / "train/Annotations" / name / f"{index:05d}.png", mask(index, objects=2), palette=True)
+        classes = ("cat", "cat") if number % 2 else ("cat", "person")
+        objects = {str(i + 1): {"category": c, "frames": ["00000", "00005"]} for i, c in enumerate(classes)}
+        videos[name] = {"objects": objects}
+    (root / "train/meta.json").write_text(json.dumps({"videos": videos}))
+
+
+def write_long_videos(root: Path) -> None:
+    """Long-Videos: few of the frames are annotated, by palette pictures."""
+    for name in ("blueboy", "dressage", "rat"):
+        for index in range(6):
+            write_frame(root / "JPEGImages" / name / f"{index:05d}.jpg", index)
+        for index in (0, 5):
+            write_mask(root / "Annotations" / name / f"{index:05d}.png", mask(index), palette=True)
+
+
+def write_davsod(root: Path) -> None:
+    """DAVSOD: folders of images and grey maps within each sequence."""
+    for split in ("TrainingSet", "ValidationSet", "EasyTestSet"):
+        for number in range(2):
+            folder = root / split / f"{split}_{number:04d}"
+            for index in range(3):
+                write_frame(folder / "Imgs" / f"{index:04d}.png", index)
+                write_soft_mask(folder / "GT_object_level" / f"{index:04d}.png", mask(index))
+
+
+def write_visal(root: Path) -> None:
+    """ViSal: sequences within a folder of images and one of grey maps; not every frame is annotated."""
+    for name in ("boat", "car"):
+        for index in range(4):
+            write_frame(root / "Imgs" / name / f"{name}_{index:03d}.jpg", index)
+        for index in (0, 3):
+            write_soft_mask(root / "GT" / name / f"{name}_{index:03d}.png", mask(index))
+
+
+def write_soft_mask(path: Path, labels: np.ndarray) -> None:
+    """A grey map: 230 inside, 30 outside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(labels > 0, 230, 30).astype(np.uint8)).save(path)
+
+
+def write_duts(root: Path) -> None:
+    """DUTS: still images with grey masks of their names."""
+    for split, count in (("TR", 6), ("TE", 2)):
+        for index in range(count):
+            stem = f"ILSVRC2012_{split}_{index:08d}"
+            write_frame(root / f"DUTS-{split}/DUTS-{split}-Image/{stem}.jpg", index)
+            write_soft_mask(root / f"DUTS-{split}/DUTS-{split}-Mask/{stem}.png", mask(index))
+
+
+def write_triplets(root: Path) -> None:
+    """Prepared data: DAVIS as the original project has it, FBMS as TMO has it (few masks)."""
+    for split, names in (("TrainSet", ("bear", "bus", "cars1")), ("TestSet", ("cows", "cat"))):
+        for name in names:
+            for index in range(3):
+                folder = root / split / "DAVIS" / name
+                write_frame(folder / "Frame" / f"{index:05d}.jpg", index)
+                write_frame(folder / "Flow" / f"{index:05d}.png", index)
+                write_mask(folder / "GT" / f"{index:05d}.png", mask(index))
+                folder = root / split / "FBMS"
+                write_frame(folder / "JPEGImages" / name / f"{index:05d}.jpg", index)
+                write_frame(folder / "JPEGFlows" / name / f"{index:05d}.jpg", index)
+                if index == 1:
+                    write_mask(folder / "Annotations" / name / f"{index:05d}.png", mask(index))
+
+
+def write_davis_fbms(root: Path) -> None:
+    """DAVIS and FBMS beside each other."""
+    write_davis(root / "DAVIS")
+    write_fbms(root / "FBMS")
+
+
+def write_davis_duts(root: Path) -> None:
+    """DAVIS and DUTS beside each other."""
+    write_davis(root / "DAVIS")
+    write_duts(root / "DUTS")
+
+
+def write_davis2017(root: Path) -> None:
+    """DAVIS-2017."""
+    write_davis(root, 2017)
+
+
+def write_nothing(root: Path) -> None:
+    """For sets that make their own data or need none."""
+
+
+WRITERS = {
+    "davis": write_davis,
+    "davis2017": write_davis2017,
+    "davis_duts": write_davis_duts,
+    "davis_fbms": write_davis_fbms,
+    "davsod": write_davsod,
+    "duts": write_duts,
+    "fbms": write_fbms,
+    "folder": write_nothing,
+    "long_videos": write_long_videos,
+    "synthetic": write_nothing,
+    "triplets": write_triplets,
+    "visal": write_visal,
+    "youtube_objects": write_youtube_objects,
+    "youtube_vos": write_youtube_vos,
+}
+"""Member of ``conf/data`` to what writes its tree; ``root`` is what the member's ``data.root`` says."""

@@ -38,13 +38,16 @@ class MaskRule:
 
     Attributes:
         above: A pixel is foreground where its value (palette index, grey level, or any colour channel) is above this:
-            0 for object labels, 127 for grey saliency maps.
+            0 for object labels, 127 for grey saliency maps. Palettes of colours always hold labels.
         any_size: The dataset is published with masks of another size than their frames: they are resized to the
             frame (nearest pixel) instead of refused.
+        background: Values that are background, where it is not simply 0; everything else is foreground and ``above``
+            does not count. A colour counts as the number 65536 R + 256 G + B.
     """
 
     above: int = 0
     any_size: bool = False
+    background: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,24 @@ def test_grey_maps_by_their_threshold(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_mask(tmp_path / name, fakes.SIZE, MaskRule(above=127)), grey > 127)
 
 
+def test_palettes_of_colours_are_labels_even_among_grey_maps(tmp_path: Path) -> None:
+    labels = fakes.mask(0, objects=2)
+    fakes.write_mask(tmp_path / "m.png", labels, palette=True)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", fakes.SIZE, MaskRule(above=127)), labels > 0)
+
+
+def test_background_by_its_values(tmp_path: Path) -> None:
+    labels = fakes.mask(0, objects=2)
+    colours = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 9]], np.uint8)[labels]
+    Image.fromarray(colours).save(tmp_path / "m.ppm")
+    rule = MaskRule(background=(0xFFFFFF,))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.ppm", fakes.SIZE, rule), labels > 0)
+    rule = MaskRule(background=(0xFFFFFF, 0xFF0009))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.ppm", fakes.SIZE, rule), labels == 1)
+    Image.fromarray(np.array([0, 90, 200], np.uint8)[labels]).save(tmp_path / "m.pgm")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.pgm", fakes.SIZE, MaskRule(background=(0, 90))), labels == 2)
+
+
 def test_mask_of_another_size(tmp_path: Path) -> None:
     fakes.write_mask(tmp_path / "m.png", fakes.mask(0, (24, 40)))
     with pytest.raises(UserError, match=r"m.png is 40x24 and its frame 80x48"):

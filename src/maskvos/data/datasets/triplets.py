@@ -1,0 +1,88 @@
+"""Frames, colour-coded flow and masks as other projects prepare them, used as they are.
+
+Two layouts: that of the original MaskVOS, ``<split>/<DATASET>/<sequence>/{Frame,Flow,GT}/<frame>``, and that of TMO,
+``<split>/<DATASET>/{JPEGImages,JPEGFlows,Annotations}/[480p/]<sequence>/<frame>``. Where there are no splits,
+``split`` is None. The three parts are matched by the frame's name; frames without a mask are not annotated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskvos.data.datasets.listing import (
+    FLOWS,
+    Problems,
+    build_video,
+    files_by_name,
+    require_folder,
+    subfolders,
+)
+from maskvos.errors import UserError, nearest
+from maskvos.types import MaskRule, Video
+
+LAYOUT = "<DATASET>/<sequence>/{Frame,Flow,GT} or <DATASET>/{JPEGImages,JPEGFlows,Annotations}/<sequence>"
+# Prepared masks are pictures of 0 and 255, some of them through JPEG.
+RULE = MaskRule(above=127)
+
+
+def triplets(root: Path | str, split: str | None = "TrainSet", datasets: Sequence[str] | None = None) -> list[Video]:
+    """List prepared data.
+
+    Args:
+        root: The folder that holds the splits.
+        split: ``TrainSet``, ``TestSet``, or None where the data sets lie in ``root`` itself.
+        datasets: Only these data sets; None: all that are there.
+
+    Returns:
+        One video per sequence with precomputed flow; with several data sets its name is ``<DATASET>_<sequence>``.
+
+    Raises:
+        UserError: A missing folder or data set; a sequence without frames; a mask or flow without its frame.
+    """
+    name = "triplets"
+    parts = [split] if split else []
+    folder = require_folder(name, root, *parts, expected="/".join([*parts, LAYOUT]))
+    there = subfolders(folder)
+    for dataset in datasets or ():
+        if dataset not in there:
+            raise UserError(f"{name}: no data set '{dataset}' under {folder}; {nearest(dataset, there)}")
+    chosen = list(datasets) if datasets is not None else there
+    videos = []
+    for dataset in chosen:
+        videos += _dataset(folder / dataset, len(chosen) > 1)
+    if not videos:
+        raise UserError(f"{name}: no sequence under {folder}; expected {folder / LAYOUT}")
+    return videos
+
+
+def _dataset(folder: Path, prefix: bool) -> list[Video]:
+    """The sequences of one data set."""
+    problems = Problems(folder.name)
+    videos = []
+    for sequence, (images, flows, masks) in _places(folder).items():
+        frames, found = files_by_name(images), files_by_name(flows, FLOWS)
+        for stem in found.keys() - frames.keys():
+            problems.add(f"no frame for the flow {found[stem]}; expected an image '{stem}' in {images}")
+        name = f"{folder.name}_{sequence}" if prefix else sequence
+        videos.append(
+            build_video(
+                name, frames, files_by_name(masks), problems, dense=False, flows=found, rule=RULE, source=str(images)
+            )
+        )
+    problems.raise_any()
+    return [video for video in videos if video is not None]
+
+
+def _places(folder: Path) -> dict[str, tuple[Path, Path, Path]]:
+    """Sequence to its folders of frames, flow and masks, in either layout."""
+    if not (folder / "JPEGImages").is_dir():
+        places = {
+            name: (folder / name / "Frame", folder / name / "Flow", folder / name / "GT") for name in subfolders(folder)
+        }
+        return {name: parts for name, parts in places.items() if parts[0].is_dir()}
+    parts = [folder / part for part in ("JPEGImages", "JPEGFlows", "Annotations")]
+    if subfolders(parts[0]) == ["480p"]:
+        parts = [part / "480p" if (part / "480p").is_dir() else part for part in parts]
+    images, flows, masks = parts
+    return {name: (images / name, flows / name, masks / name) for name in subfolders(images)}

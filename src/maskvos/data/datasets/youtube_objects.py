@@ -1,0 +1,73 @@
+"""YouTube-Objects (Prest et al., CVPR 2012) with the pixel-wise masks of Jain and Grauman (ECCV 2014).
+
+As the masks' owners publish them: ``<class>/data/<video>/shots/<shot>/images/frame0001.jpg`` with
+``.../labels/00001.jpg`` for every tenth frame. Labels are JPEG pictures of 0 and 255, of half the frames' size for some
+shots, and are matched by the frame's number, which is written with other zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskvos.data.datasets.listing import Problems, build_video, files_by_name, require_folder, subfolders
+from maskvos.errors import UserError, nearest
+from maskvos.types import MaskRule, Video
+
+NAME = "YouTube-Objects"
+CLASSES = ("aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train")
+# Labels went through JPEG, so their background is not quite 0.
+RULE = MaskRule(above=127, any_size=True)
+
+_NUMBER = re.compile(r"(\d+)$")
+
+
+def youtube_objects(root: Path | str, classes: Sequence[str] | None = None) -> list[Video]:
+    """List YouTube-Objects; it has no training split.
+
+    Args:
+        root: The folder that holds the classes.
+        classes: Only these of `CLASSES`; None: all ten.
+
+    Returns:
+        One video per annotated shot, named ``<class>_<video>_<shot>``, with its class as category.
+
+    Raises:
+        UserError: A missing folder, an unknown class, a shot without frames, a label without its frame.
+    """
+    for name in classes or ():
+        if name not in CLASSES:
+            raise UserError(f"{NAME}: no class '{name}'; {nearest(name, CLASSES)}")
+    require_folder(NAME, root, expected="<class>/data/<video>/shots/<shot>/images/*.jpg with .../labels/*.jpg")
+    problems = Problems(NAME)
+    videos = []
+    for name in classes or CLASSES:
+        data = require_folder(NAME, root, name, "data", expected=f"{name}/data/<video>/shots/<shot>/labels")
+        for video in subfolders(data):
+            shots = data / video / "shots"
+            for shot in subfolders(shots) if shots.is_dir() else []:
+                # Shots without labels are part of the videos, not of the benchmark.
+                if (shots / shot / "labels").is_dir():
+                    videos.append(_shot(shots / shot, f"{name}_{video}_{shot}", name, problems))
+    if not videos:
+        problems.add(f"no annotated shot under {root}; expected folders <class>/data/<video>/shots/<shot>/labels")
+    problems.raise_any()
+    return [video for video in videos if video is not None]
+
+
+def _shot(folder: Path, name: str, category: str, problems: Problems) -> Video | None:
+    """One shot: labels matched to frames by number."""
+    images = files_by_name(folder / "images")
+    by_number = {_number(stem): stem for stem in images}
+    masks = {by_number.get(_number(stem), stem): path for stem, path in files_by_name(folder / "labels").items()}
+    if not masks:
+        problems.add(f"shot '{name}': no label in {folder / 'labels'}; expected pictures such as 00001.jpg")
+    return build_video(
+        name, images, masks, problems, dense=False, category=category, rule=RULE, source=str(folder / "images")
+    )
+
+
+def _number(stem: str) -> int | None:
+    found = _NUMBER.search(stem)
+    return int(found[1]) if found else None

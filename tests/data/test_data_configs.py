@@ -1,0 +1,185 @@
+"""The contract of every data set: each member of conf/data reads a tiny tree of its layout, completely and by name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import fakes
+from maskvos.data.datamodule import VideoDataModule
+from maskvos.data.dataset import FrameDataset, read_mask
+from maskvos.data.transforms import Transform
+from maskvos.data.video_io import read_image
+from maskvos.errors import UserError
+from maskvos.types import Video
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
+PARTS = ("train", "val", "test")
+
+ON_DISK = sorted(set(NAMES) - {"synthetic", "folder"})
+MIXED = [name for name in NAMES if "weights" in OmegaConf.load(CONF / f"data/{name}.yaml")]
+
+# Masks whose place the fakes know: all but the empty ones, and half-size or partly still objects.
+EXACT = sorted(set(NAMES) - {"synthetic", "folder", "youtube_objects", "fbms", "davis_fbms"})
+
+
+def load(name: str, root: Path, **changes: object) -> DictConfig:
+    """The data node as the entrypoint would compose it, with its own flow and no interpolation left outside."""
+    data = OmegaConf.merge(OmegaConf.load(CONF / "data/base.yaml"), OmegaConf.load(CONF / f"data/{name}.yaml"))
+    data = OmegaConf.merge(data, {"num_workers": 0, "batch_size": 2, "size": [32, 48]}, changes)
+    del data["defaults"]
+    outside = {
+        "paths": {"data": str(root)},
+        "flow": OmegaConf.load(CONF / "flow/dis.yaml"),
+        "augment": OmegaConf.load(CONF / "augment/standard.yaml"),
+        "input": None,
+        "seed": 0,
+    }
+    return OmegaConf.create({**outside, "data": data})
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tree of every member, written once."""
+    made = {name: tmp_path_factory.mktemp(name) for name in NAMES}
+    for name, path in made.items():
+        root = load(name, path).data.root
+        if root is not None:
+            fakes.WRITERS[name](Path(root))
+    return made
+
+
+@pytest.fixture
+def own_tree(name: str, trees: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the tree that the test may spoil."""
+    return Path(shutil.copytree(trees[name], tmp_path / "own"))
+
+
+@pytest.fixture
+def module(name: str, trees: dict[str, Path]) -> VideoDataModule:
+    return build(name, trees[name])
+
+
+def build(name: str, place: Path) -> VideoDataModule:
+    cfg = load(name, place)
+    if name == "synthetic":
+        for part in PARTS:
+            cfg.data[part].update(clips=2, frames=3)
+    return hydra.utils.instantiate(cfg.data)
+
+
+def parts(module: VideoDataModule) -> dict[str, list[Video]]:
+    return {part: module.videos(part) for part in PARTS if module.sources[part] is not None}
+
+
+def test_every_member_has_a_fake() -> None:
+    assert sorted(fakes.WRITERS) == NAMES, "write a tiny tree for the new data set in tests/fakes.py"
+
+
+def test_videos_exist_on_disk_and_are_matched_by_name(module: VideoDataModule, name: str) -> None:
+    found = parts(module)
+    assert bool(found) != (name == "folder")
+    for part, videos in found.items():
+        assert videos, part
+        assert sum(len(video.annotated) for video in videos) > 0
+        for video in videos:
+            assert video.dataset
+            for frame in video.frames:
+                assert frame.image.is_file()
+                assert frame.image.stem == frame.name
+                for other in (frame.mask, frame.flow):
+                    assert other is None or other.is_file()
+            names = [frame.name for frame in video.frames]
+            assert names == sorted(names)
+
+
+def test_no_sequence_is_in_two_parts(module: VideoDataModule) -> None:
+    images = [{frame.image for video in videos for frame in video.frames} for videos in parts(module).values()]
+    for index, one in enumerate(images):
+        for other in images[index + 1 :]:
+            assert not one & other
+
+
+def test_masks_have_foreground_and_fit_their_frames(module: VideoDataModule, name: str) -> None:
+    for videos in parts(module).values():
+        for video in videos:
+            for index, frame in enumerate(video.frames):
+                if frame.mask is None:
+                    continue
+                size = read_image(frame.image).shape[:2]
+                mask = read_mask(frame.mask, size, video.masks)
+                assert mask.shape == size
+                assert 0 < mask.mean() < 1
+                if name in EXACT:
+                    number = int("".join(filter(str.isdigit, frame.name))[-3:]) if len(video.frames) > 1 else None
+                    if number is not None:
+                        np.testing.assert_array_equal(mask, fakes.mask(number) > 0, err_msg=f"{frame.mask} {index}")
+
+
+def test_loaders_of_every_part_give_batches(module: VideoDataModule) -> None:
+    if module.sources["train"] is not None:
+        module.setup("fit")
+        batch = next(iter(module.train_dataloader()))
+        assert batch["rgb"].shape[1:] == (3, 32, 48)
+        assert batch["flow"].shape[1:] == (2, 32, 48)
+        assert batch["mask"].shape[1:] == (1, 32, 48)
+        assert torch.isfinite(batch["flow"]).all()
+    for part in ("val", "test"):
+        if module.sources[part] is not None:
+            module.setup({"val": "validate", "test": "test"}[part])
+            batch = next(iter(getattr(module, f"{part}_dataloader")()))
+            assert batch["truth"][0].shape == batch["size"][0]
+
+
+@pytest.mark.parametrize("name", ON_DISK, indirect=True)
+def test_a_missing_root_says_where_it_looked_and_what_it_expected(name: str, tmp_path: Path) -> None:
+    cfg = load(name, tmp_path / "nowhere")
+    module = hydra.utils.instantiate(cfg.data)
+    for part in PARTS:
+        if module.sources[part] is not None:
+            with pytest.raises(UserError, match=r"no folder '.*' under .*nowhere.*; expected .*, see README#datasets"):
+                module.videos(part)
+
+
+@pytest.mark.parametrize("name", ON_DISK, indirect=True)
+def test_a_mask_without_its_frame_is_told_with_its_path(name: str, own_tree: Path) -> None:
+    part, videos = next(iter(parts(build(name, own_tree)).items()))
+    frame = next(frame for video in videos for frame in video.frames if frame.mask is not None)
+    frame.image.unlink()
+    with pytest.raises(UserError) as error:
+        build(name, own_tree).videos(part)
+    assert str(frame.mask) in str(error.value) or str(frame.image) in str(error.value) or (
+        str(frame.image.parent) in str(error.value)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_DISK, indirect=True)
+def test_listing_opens_no_image(name: str, own_tree: Path) -> None:
+    before = parts(build(name, own_tree))
+    for path in own_tree.rglob("*"):
+        if path.suffix in (".jpg", ".png", ".ppm", ".pgm"):
+            path.write_bytes(b"")
+    assert parts(build(name, own_tree)) == before
+
+
+@pytest.mark.parametrize("name", MIXED, indirect=True)
+def test_mixtures_have_the_data_sets_that_their_weights_name(module: VideoDataModule) -> None:
+    assert {video.dataset for video in module.videos("train")} == set(module.weights)
+
+
+def test_frames_without_annotation_are_not_scored(module: VideoDataModule) -> None:
+    for videos in parts(module).values():
+        dataset = FrameDataset(videos, module.flow, Transform((32, 48)))
+        assert len(dataset) == sum(len(video.annotated) for video in videos)
