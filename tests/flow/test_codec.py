@@ -104,6 +104,28 @@ def test_wheel_is_one_graph_for_any_size() -> None:
     torch.testing.assert_close(program.module()(flow), flow_to_rgb_tensor(flow))
 
 
+def test_wheel_is_the_same_in_onnx(tmp_path: Path) -> None:
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed, reason=f"drawing flow in ONNX needs {needed}")
+    import onnxruntime
+
+    class Draw(torch.nn.Module):
+        def forward(self, flow: torch.Tensor) -> torch.Tensor:
+            return flow_to_rgb_tensor(flow)
+
+    dims = {"flow": {0: "B", 2: "H", 3: "W"}}
+    torch.onnx.export(
+        Draw().eval(), (torch.randn(2, 2, 16, 24),), tmp_path / "draw.onnx", dynamic_shapes=dims, dynamo=True
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "draw.onnx", providers=["CPUExecutionProvider"])
+    axes = torch.tensor([[1.0, -1, 0, 0, 0, 1], [0, 0, 1, -1, 0, 1]])[None, :, None]
+    broken = axes.clone()
+    broken[0, :, 0, 5] = torch.tensor([float("nan"), float("inf")])
+    for flow in (torch.randn(3, 2, 33, 21), torch.zeros(1, 2, 8, 8), axes, broken):
+        (drawn,) = session.run(None, {session.get_inputs()[0].name: flow.numpy()})
+        np.testing.assert_allclose(drawn, flow_to_rgb_tensor(flow).numpy(), atol=1e-4)
+
+
 def test_colours_decode_to_the_vectors() -> None:
     flow = random_flow(3, 60, 80)
     longest = float(np.linalg.norm(flow, axis=-1).max())

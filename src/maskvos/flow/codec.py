@@ -54,8 +54,9 @@ def flow_to_rgb_tensor(flow: Tensor) -> Tensor:
     u, v = flow.unbind(1)
     magnitude = (u * u + v * v).sqrt()
     magnitude = magnitude / magnitude.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    # The tiny offset keeps 0 / 0 out of runtimes that build atan2 from a division.
-    position = torch.atan2(v, -(u + 1e-30)) * (-_WHEEL_HALF / math.pi) + _WHEEL_HALF
+    # ONNX has no atan2; what stands in for it divides: by -0, where u is 0, it would turn vertical flow over.
+    u = torch.where(u == 0.0, 1e-30, u)
+    position = torch.atan2(-v, -u) * (_WHEEL_HALF / math.pi) + _WHEEL_HALF
     red = torch.maximum(position * (-1 / 6) + 21 / 6, position * (1 / 13) - (36 / 13 + _ROUNDED))
     green = torch.minimum(position * (1 / 15), position * (-1 / 11) + 36 / 11)
     blue = torch.minimum(position * (1 / 4) - (21 / 4 + _ROUNDED), position * (-1 / 6) + 55 / 6)
