@@ -162,7 +162,7 @@ def test_triplets_of_both_projects_have_their_flow(tmp_path: Path) -> None:
     assert all(frame.flow is not None and frame.flow.stem == frame.name for v in videos for frame in v.frames)
     assert [len(video.annotated) for video in videos] == [3, 3, 3, 1, 1, 1]
     assert [video.name for video in triplets(tmp_path, "TestSet", ["FBMS"])] == ["cat", "cows"]
-    with pytest.raises(UserError, match="no data set 'DAVS' under .*; did you mean 'DAVIS'"):
+    with pytest.raises(UserError, match=r"no data set 'DAVS' under .*; did you mean 'DAVIS'"):
         triplets(tmp_path, datasets=["DAVS"])
     (tmp_path / "TrainSet/DAVIS/bear/Flow/00009.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no frame for the flow .*bear/Flow/00009.png"):

@@ -1,0 +1,133 @@
+"""Looking at all data before training: a table of what is there, and every problem once, with its path."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fakes
+from maskvos.data.check import Report, check
+from maskvos.data.datasets.davis import davis
+from maskvos.data.datasets.triplets import triplets
+from maskvos.errors import UserError
+from maskvos.flow.dis import DIS
+from maskvos.flow.store import FlowStore
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    fakes.write_davis(tmp_path / "DAVIS")
+    return tmp_path / "DAVIS"
+
+
+def look(root: Path, flow: FlowStore | None = None) -> Report:
+    sources = {
+        "train": partial(davis, root, "train"),
+        "test": partial(davis, root, "val"),
+        "val": None,
+        "predict": None,
+    }
+    return check(sources, flow or FlowStore(DIS()))
+
+
+def test_a_clean_data_set(root: Path) -> None:
+    report = look(root)
+    assert report.problems == []
+    train, test = report.parts
+    assert (train.name, train.videos, train.frames, train.annotated) == ("train", 1, 3, 3)
+    assert (test.name, test.videos, test.frames, test.sizes) == ("test", 2, 6, {fakes.SIZE: 6})
+    expected = np.mean([(fakes.mask(index) > 0).mean() for index in range(3)])
+    assert np.mean(test.foreground) == pytest.approx(expected)
+    lines = report.table().splitlines()
+    assert lines[0].split() == ["part", "videos", "frames", "annotated", "size", "flow", "on", "disk", "foreground"]
+    assert lines[3].split()[:5] == ["test", "2", "6", "6", f"{fakes.SIZE[1]}x{fakes.SIZE[0]}"]
+    assert lines[-1] == "no problems"
+
+
+def test_problems_of_reading_are_told_once_with_path_and_expectation(root: Path) -> None:
+    images, masks = root / "JPEGImages/480p", root / "Annotations/480p"
+    (images / "cows/00000.jpg").write_bytes(b"")
+    (masks / "cows/00001.png").write_bytes(b"junk")
+    fakes.write_frame(images / "blackswan/00001.jpg", 1, (30, 50))
+    fakes.write_mask(masks / "cows/00002.png", fakes.mask(2, (20, 20)))
+    fakes.write_frame(images / "cows/00009.jpg", 9)
+    for index in range(3):
+        fakes.write_mask(masks / f"bear/{index:05d}.png", np.zeros(fakes.SIZE, np.uint8))
+    problems = look(root).problems
+    expected = {
+        str(images / "cows/00000.jpg"): "0 bytes",
+        str(masks / "cows/00001.png"): "cannot be read",
+        str(masks / "cows/00002.png"): "is 20x20 and its frame 80x48",
+        str(masks / "blackswan/00001.png"): "is 80x48 and its frame 50x30",
+        str(images / "blackswan/00001.jpg"): "flow needs one size per video",
+        str(masks / "bear/00000.png"): "no mask of 'bear' has foreground",
+        "'cows': 1 frames are in its folder but not in the list": "00009",
+    }
+    assert len(problems) == len(expected), problems
+    for place, text in expected.items():
+        assert sum(place in problem and text in problem for problem in problems) == 1, (place, problems)
+
+
+def test_problems_of_listing_are_told_together(root: Path) -> None:
+    gone = [root / f"Annotations/480p/cows/0000{index}.png" for index in (0, 2)]
+    for path in gone:
+        path.unlink()
+    report = look(root)
+    assert [part.name for part in report.parts] == ["train"]
+    assert len(report.problems) == 2
+    assert all(str(path) in problem for path, problem in zip(gone, report.problems, strict=True))
+    assert "2 problems:" in report.table()
+
+
+def test_a_missing_data_set_is_one_problem(tmp_path: Path) -> None:
+    report = look(tmp_path / "DAVIS")
+    assert len(report.problems) == 1
+    assert "no folder 'DAVIS' under" in report.problems[0]
+    assert report.parts == []
+
+
+def test_testing_on_training_videos_is_a_problem(root: Path) -> None:
+    source = partial(davis, root, "val")
+    problems = check({"train": source, "test": source}, FlowStore(DIS())).problems
+    assert ["is in both train and test" in problem for problem in problems] == [True, True]
+
+
+def test_coverage_of_the_flow_cache(root: Path, tmp_path: Path) -> None:
+    store = FlowStore(DIS(), cache=tmp_path / "cache")
+    store.load(davis(root, "val")[0], 1)
+    report = look(root, store)
+    assert [part.flow for part in report.parts] == [0, 1]
+    assert "1/6" in report.table()
+    assert report.problems == []
+
+
+def test_precomputed_flow_is_read(tmp_path: Path) -> None:
+    fakes.write_triplets(tmp_path)
+    flows = tmp_path / "TestSet/DAVIS/cows/Flow"
+    (flows / "00000.png").unlink()
+    (flows / "00001.png").write_bytes(b"")
+    fakes.write_frame(flows / "00002.png", 2, (50, 50))
+    report = check({"test": partial(triplets, tmp_path, "TestSet", ["DAVIS"])}, FlowStore(None))
+    assert report.parts[0].flow == 4
+    assert len(report.problems) == 3
+    assert "no flow for the frame" in report.problems[0]
+    assert str(flows / "00001.png") in report.problems[1]
+    assert "is 50x50 and its frame 80x48" in report.problems[2]
+
+
+def test_nothing_to_check() -> None:
+    with pytest.raises(UserError, match="no train, val or test videos"):
+        check({"predict": list}, FlowStore(DIS()))
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_real_davis_is_clean(shared: Path) -> None:
+    root = shared / "data" / "DAVIS"
+    sources = {"train": "train", "val": "held_out", "test": "val"}
+    report = check({part: partial(davis, root, split) for part, split in sources.items()}, FlowStore(DIS()))
+    assert report.problems == []
+    assert [part.frames for part in report.parts] == [1794, 285, 708]
