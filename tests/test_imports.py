@@ -22,6 +22,7 @@ ROOMS = [
     ["metrics.arrays", "metrics.saliency", "metrics.functional", "metrics.reading"],
     ["metrics.results", "metrics.protocol"],
     ["metrics.video", "metrics.folder"],
+    ["models.layers", "models.checkpoint"],
     ["models.backbones"],
     ["models"],
     ["data.video_io", "data.textures", "data.scenes", "data.shapes"],

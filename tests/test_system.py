@@ -30,7 +30,7 @@ class OneConv(nn.Module):
 
 def system(**kwargs: Any) -> SegmentationSystem:
     torch.manual_seed(0)
-    return SegmentationSystem(OneConv(), BCE(), Protocol(), **kwargs)
+    return SegmentationSystem(OneConv(), BCE(), Protocol("all_frames"), **kwargs)
 
 
 def batch(size: int = 2) -> Batch:

@@ -25,7 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from maskvos.errors import UserError, nearest
-from maskvos.models.weights import load_state, read_checkpoint
+from maskvos.flow.compute import compute_flows
+from maskvos.metrics import evaluate_folder
+from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
 from maskvos.system import SegmentationSystem
 
 log = logging.getLogger(__name__)
@@ -73,8 +75,9 @@ def build_system(cfg: DictConfig) -> SegmentationSystem:
 
 def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bool = True) -> pl.Trainer:
     """The Lightning trainer with the callbacks and loggers of the configuration."""
-    loggers = [build(node) for node in cfg.logger.values()] if logged else []
-    callbacks = [build(node) for node in cfg.callbacks.values()]
+    # A part that the command line sets to null is left out.
+    loggers = [build(node) for node in cfg.logger.values() if node] if logged else []
+    callbacks = [build(node) for node in cfg.callbacks.values() if node]
     trainer = build(cfg.trainer, callbacks=[*callbacks, *extra], logger=loggers or False)
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -86,8 +89,7 @@ def load_weights(system: SegmentationSystem, path: str | Path, strict: bool = Tr
     checkpoint = read_checkpoint(path)
     made = checkpoint.get("maskvos", {}).get("config", {})
     source = f"{path} (trained as '{made['name']}')" if "name" in made else str(path)
-    weights = checkpoint.get("state_dict", checkpoint)
-    network = {key.removeprefix("network."): value for key, value in weights.items()}
+    network = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, source).items()}
     for line in load_state(system.network, network, source=source, strict=strict):
         log.warning("init_from: %s", line)
 
@@ -99,7 +101,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
         load_weights(system, cfg.ckpt_path)  # says what does not fit before anything starts
     elif cfg.init_from is not None:
         load_weights(system, cfg.init_from, strict=False)
-    trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+    try:
+        trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
+        log.warning("interrupted; continue with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
+        raise
     best = trainer.checkpoint_callback
     if best is not None and best.best_model_path:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
@@ -120,12 +126,36 @@ def predict(cfg: DictConfig) -> dict[str, float]:
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
     system = trained_system(cfg)
-    writer = build(cfg.writer)
+    # What the masks depend on beside the weights: a repeated run goes on only where all of this is the same.
+    settings = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "flow")}
+    writer = build(cfg.writer, settings={**settings, "size": list(cfg.data.size)})
     trainer = build_trainer(cfg, extra=[writer], logged=False)
-    datamodule = build(cfg.data)
-    datamodule.done = writer.done
-    trainer.predict(system, datamodule, return_predictions=False)
+    trainer.predict(system, build(cfg.data), return_predictions=False)
     return writer.metrics()
+
+
+def evaluate(cfg: DictConfig) -> dict[str, float]:
+    """Score masks that any program saved, against the truth of the test split."""
+    if cfg.predictions is None:
+        raise UserError("task=evaluate: nothing to score; give predictions=<folder of masks>")
+    folder = Path(cfg.paths.run) / "evaluation"
+    videos = build(cfg.data).videos("test")
+    summary = evaluate_folder(cfg.predictions, videos, build(cfg.protocol), cfg.missing, output=folder)
+    print(summary.table())
+    log.info("scores: %s", folder)
+    return {f"evaluate/{name}": value for name, value in summary.overall.items()}
+
+
+def flow(cfg: DictConfig) -> dict[str, float]:
+    """Compute the optical flow of all videos of a dataset once, into ``flow.cache``."""
+    datamodule = build(cfg.data)
+    parts = [part for part in ("train", "val", "test") if datamodule.sources[part] is not None]
+    videos = [video for part in parts for video in datamodule.videos(part)]
+    summary = compute_flows(videos, datamodule.flow, cfg.shard, datamodule.num_workers)
+    print(summary)
+    if summary.problems:
+        raise UserError(f"task=flow: {len(summary.problems)} problems, listed above; mend these files and repeat")
+    return {"flow/computed": summary.computed, "flow/reused": summary.reused, "flow/frames_per_second": summary.rate}
 
 
 def trained_system(cfg: DictConfig) -> SegmentationSystem:
@@ -142,7 +172,13 @@ def scores(trainer: pl.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {"train": train, "test": test, "predict": predict}
+TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
+    "train": train,
+    "test": test,
+    "predict": predict,
+    "evaluate": evaluate,
+    "flow": flow,
+}
 
 
 def run(cfg: DictConfig) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,11 @@ StateDict = Mapping[str, Tensor]
 # Under one of these a training framework keeps the weights beside its optimiser and counters.
 _CONTAINERS = ("state_dict", "network", "model", "state_dict_ema", "model_state_dict")
 _SHOWN = 5
+# What torch's unpickler raises on bytes that are no pickle depends on the bytes.
+_GARBLED = (
+    *(SafetensorError, zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except _GARBLED as error:
         raise UserError(
             f"weights: '{path}' cannot be read ({_first_line(error)}); it is damaged, cut short or not a checkpoint: "
             "fetch or copy it again"

@@ -82,7 +82,8 @@ def require_folder(dataset: str, root: Path | str, *parts: str, expected: str) -
         missing = "/".join(parts) or root.name
         where = root if parts else root.parent
         raise UserError(
-            f"{dataset}: no folder '{missing}' under {where}; expected {root / expected}, see README#datasets"
+            f"{dataset}: no folder '{missing}' under {where}; expected {root / expected}; get it (README#datasets) or "
+            "say where it lies: paths.data=<folder above it>, or data.root=<its folder>"
         )
     return folder
 

@@ -1,0 +1,101 @@
+"""Every command of the README runs as it is written, but for its size."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes import write_davis, write_folder
+from maskvos.data.video_io import VideoWriter
+from maskvos.run import compose, run
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+SMALL = [
+    "trainer=smoke",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=1",
+    "data.size=[64,64]",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "flow.estimator.preset=ultrafast",
+]
+TINY = ["backbone=tiny", "model=maskvos_tiny"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def arguments(prefix: str) -> list[list[str]]:
+    """The commands of the README that begin with a prefix, as lists of arguments."""
+    lines = [line for block in blocks("bash") for line in block.strip().splitlines()]
+    return [shlex.split(line)[3:] for line in lines if line.startswith(prefix)]
+
+
+ALL = arguments("python -m maskvos.run")
+SINGLE = [command for command in ALL if "-m" not in command and not any("regnety" in part for part in command)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's commands find what they name."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_davis(folder / "data" / "DAVIS")
+    write_folder(folder / "frames")
+    with VideoWriter(folder / "my_clip.mp4", fps=25) as writer:
+        for index in range(3):
+            writer.write(np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    for mask in (folder / "data" / "DAVIS" / "Annotations" / "480p").rglob("*.png"):
+        target = folder / "masks" / mask.parent.name / mask.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(mask, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(compose(["+experiment=swin_t", *TINY, *SMALL], folder / "made"))
+    for name in ("best", "last"):
+        shutil.copy(folder / "made" / "checkpoints" / f"{name}.ckpt", folder / f"{name}.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize("command", SINGLE, ids=" ".join)
+def test_command_runs(command: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    own = [part for part in SMALL if part.split("=")[0] not in {given.split("=")[0] for given in command}]
+    if any("max_epochs" in part for part in command):
+        command = [re.sub(r"max_epochs=\d+", "max_epochs=2", part) for part in command]
+    metrics = run(compose([*command, *TINY, *own], tmp_path))
+    assert isinstance(metrics, dict)
+
+
+def test_readme_shows_what_it_promises() -> None:
+    tasks = {part for command in ALL for part in command if part.startswith("task=")}
+    assert {"task=test", "task=predict", "task=check", "task=flow", "task=evaluate"} <= tasks
+    assert [command[0] for command in ALL if "-m" in command] == ["-m"]
+
+
+@pytest.mark.slow
+def test_sweep_runs(place: Path) -> None:
+    (command,) = [command for command in ALL if "-m" in command]
+    small = [*SMALL, "backbone.pretrained=false"]
+    done = subprocess.run([sys.executable, "-m", "maskvos.run", *command, *small], cwd=place, check=False)
+    assert done.returncode == 0
+    assert len(list(place.glob("runs/swin_t/sweep_*/*/checkpoints/best.ckpt"))) == 4
+
+
+@pytest.mark.slow
+def test_backbone_of_one_s_own_trains(place: Path) -> None:
+    (text,) = blocks("yaml")
+    name = re.search(r"conf/backbone/(\w+)\.yaml", text).group(1)
+    (place / "mine" / "backbone").mkdir(parents=True)
+    (place / "mine" / "backbone" / f"{name}.yaml").write_text(text)
+    (command,) = [command for command in ALL if f"backbone={name}" in command]
+    small = [*SMALL, "backbone.pretrained=false", "--config-dir", "mine"]
+    done = subprocess.run([sys.executable, "-m", "maskvos.run", *command, *small], cwd=place, check=False)
+    assert done.returncode == 0
