@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskvos.models.layers import Linear, leaves_python
+
 Size = tuple[int, int]
 
 
@@ -62,10 +64,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, channels: int, levels: int = 3, heads: int = 8, points: int = 4) -> None:
         super().__init__()
         self.levels, self.heads, self.points = levels, heads, points
-        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(channels, heads * levels * points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.sampling_offsets = Linear(channels, heads * levels * points * 2)
+        self.attention_weights = Linear(channels, heads * levels * points)
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         self.initialise()
 
     def initialise(self) -> None:
@@ -103,7 +105,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1).view(shape)
         value = self.value_proj(value).view(batch, count, self.heads, -1)
         weights = weights.to(value.dtype)
-        if _differentiable(value) or _leaves_python():
+        if _differentiable(value) or leaves_python():
             out = _sample_by_level(value, place, weights, grid)
         else:
             out = _gather(value, place, weights, grid)
@@ -112,11 +114,6 @@ class DeformableAttention(nn.Module):
 
 def _differentiable(value: Tensor) -> bool:
     return torch.is_grad_enabled() and value.requires_grad
-
-
-def _leaves_python() -> bool:
-    """Whether the network is being written to a format that has ``grid_sample`` but no weighted gather."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def _sample_by_level(value: Tensor, place: Tensor, weights: Tensor, grid: Grid) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.deformable import DeformableAttention, Grid
-from maskvos.models.layers import group_norm, initialise_convolutions, maps, resize, sine_position, tokens
+from maskvos.models.layers import Linear, group_norm, initialise_convolutions, maps, resize, sine_position, tokens
 
 
 class DeformableLayer(nn.Module):
@@ -31,8 +31,8 @@ class DeformableLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(channels, levels=3, heads=heads, points=points)
         self.norm1 = nn.LayerNorm(channels)
-        self.linear1 = nn.Linear(channels, ffn_channels)
-        self.linear2 = nn.Linear(ffn_channels, channels)
+        self.linear1 = Linear(channels, ffn_channels)
+        self.linear2 = Linear(ffn_channels, channels)
         self.norm2 = nn.LayerNorm(channels)
         for layer in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(layer.weight)

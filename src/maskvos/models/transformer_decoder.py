@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskvos.errors import UserError
-from maskvos.models.layers import MLP, resize, sine_position, tokens
+from maskvos.models.layers import MLP, Linear, linear, resize, sine_position, tokens
 
 
 class QueryMaps(NamedTuple):
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
-        self.out_proj = nn.Linear(channels, channels)
+        self.out_proj = Linear(channels, channels)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         query, key, value = (
-            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if visible is None else visible[:, None]
@@ -82,8 +82,8 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(channels)
         self.self_attention = Attention(channels, heads)
         self.self_norm = nn.LayerNorm(channels)
-        self.linear1 = nn.Linear(channels, ffn_channels)
-        self.linear2 = nn.Linear(ffn_channels, channels)
+        self.linear1 = Linear(channels, ffn_channels)
+        self.linear2 = Linear(ffn_channels, channels)
         self.ffn_norm = nn.LayerNorm(channels)
         for layer in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(layer.weight)

@@ -16,7 +16,7 @@ from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.hub import quick_hub
 from maskvos.models.checkpoint import read_checkpoint
-from maskvos.models.layers import maps, tokens
+from maskvos.models.layers import Linear, maps, tokens
 
 # Widths and depths of the paper's table 6; heads, reduction and expansion are the same for all.
 _VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -66,9 +66,9 @@ class ReducedAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.reduction = reduction
-        self.q = nn.Linear(channels, channels)
-        self.kv = nn.Linear(channels, 2 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.q = Linear(channels, channels)
+        self.kv = Linear(channels, 2 * channels)
+        self.proj = Linear(channels, channels)
         if reduction > 1:
             self.sr = nn.Conv2d(channels, channels, reduction, stride=reduction)
             self.norm = nn.LayerNorm(channels)
@@ -105,9 +105,9 @@ class MixFFN(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = Linear(channels, hidden)
         self.dwconv = DepthwiseConv(hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, H * W, C) to (B, H * W, C)."""

@@ -118,9 +118,10 @@ def _check_name(name: str) -> None:
 
 
 def _has_option(name: str, option: str) -> bool:
+    chosen: dict[str, Any] = {option: False}
     try:
         with torch.device("meta"):
-            timm.create_model(name, features_only=True, **{option: False})
+            timm.create_model(name, features_only=True, **chosen)
     except TypeError:
         return False
     return True
