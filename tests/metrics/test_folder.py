@@ -81,6 +81,16 @@ def test_finds_masks_within_the_sequence_and_a_single_sequence(tmp_path, dataset
     for video in dataset:
         shutil.copytree(tmp_path / "plain" / video.name, tmp_path / "deep" / video.name / "masks")
     assert quiet(tmp_path / "deep", dataset).overall == expected.overall
+    # Where soft maps lie beside the masks, measures of saliency take these.
+    for video in dataset:
+        (tmp_path / "deep" / video.name / "soft").mkdir()
+        for frame in video.frames:
+            grey = Image.fromarray(np.full(SIZE, 51, np.uint8))
+            grey.save(tmp_path / "deep" / video.name / "soft" / f"{frame.name}.png")
+    assert quiet(tmp_path / "deep", dataset).overall == expected.overall
+    background = [1 - truth[v.name, f.name].mean() for v in dataset[:1] for f in v.frames]
+    saliency = quiet(tmp_path / "deep", dataset, Protocol("vsod", ("mae",)))
+    assert saliency.sequences[0].values["mae"] == pytest.approx(np.mean([0.2 * b + 0.8 * (1 - b) for b in background]))
     one = quiet(tmp_path / "plain" / "bear", dataset[:1])
     assert one.overall == expected.sequences[0].values
 

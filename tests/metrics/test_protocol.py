@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from maskvos.errors import UserError
 from maskvos.metrics import functional as F
@@ -200,3 +202,20 @@ def test_decay_of_long_sequences_is_an_option():
     assert decay["exact"] == pytest.approx(0.75, abs=0.01)
     assert not abs(decay["davis2017"] - 0.75) < 0.1
     assert math.isfinite(decay["exact"])
+
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "protocol"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_a_protocol_of_its_name(path):
+    protocol = instantiate(OmegaConf.load(path), _convert_="all")
+    assert protocol.name == path.stem
+    truth = np.zeros((20, 30), bool)
+    truth[5:10, 5:15] = True
+    videos = [video("a", FRAMES, category="cat")]
+    scores = [protocol.score("a", name, truth, truth) for name in FRAMES]
+    summary = protocol.summarise(scores, videos)
+    assert summary.overall["max_f" if path.stem == "vsod" else "jf"] == pytest.approx(1)
+    assert summary.counts["frames"] == (2 if path.stem == "davis2016" else 4)
+    assert path.stem in summary.table()

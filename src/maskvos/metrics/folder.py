@@ -32,7 +32,6 @@ Missing = Literal["fail", "zero", "skip"]
 _CHUNK = 16
 _DEPTH = 4
 _SHOWN = 8
-_INNER = ("masks", "soft")
 
 
 @dataclass
@@ -205,7 +204,7 @@ def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Miss
     base = _find_base(root, videos)
     tasks: list[_Task] = []
     for video in videos:
-        files = _files(base if _is_sequence(base, videos) else base / video.name)
+        files = _files(base if _is_sequence(base, videos) else base / video.name, protocol.soft)
         names = [frame.name for frame in video.frames]
         extra = sorted(set(files) - set(names))
         problems.extra += [f"{video.name}/{files[name].name}" for name in extra]
@@ -223,7 +222,8 @@ def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Miss
             tasks.append(_Task(video.name, frame.name, frame.mask, video.masks.above, like, files.get(frame.name)))
     if not _is_sequence(base, videos):
         tops = {video.name.split("/")[0] for video in videos}
-        problems.extra += [f"{path.name}/" for path in _folders(base) if path.name not in tops and _files(path)]
+        others = [path for path in _folders(base) if path.name not in tops]
+        problems.extra += [f"{path.name}/" for path in others if _files(path, protocol.soft)]
     return tasks
 
 
@@ -283,9 +283,10 @@ def _images(folder: Path) -> dict[str, Path]:
     return {path.stem: path for _, path in reversed(found)}
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Predictions of a sequence: in its folder, or in ``masks`` or ``soft`` within."""
-    return next((files for files in map(_images, (folder, *(folder / name for name in _INNER))) if files), {})
+def _files(folder: Path, soft: bool) -> dict[str, Path]:
+    """Predictions of a sequence: in its folder, or in ``masks`` or ``soft`` within (`soft` tells which to prefer)."""
+    inner = ("soft", "masks") if soft else ("masks", "soft")
+    return next((files for files in map(_images, (folder, *(folder / name for name in inner))) if files), {})
 
 
 def _misnamed(name: str, extra: Sequence[str]) -> str:

@@ -101,6 +101,11 @@ class Protocol:
         """The 8-bit level above which a pixel is foreground."""
         return int(self.threshold.removeprefix("above_"))
 
+    @property
+    def soft(self) -> bool:
+        """Whether soft maps are scored as they are, by a measure of saliency."""
+        return bool(set(self.measures) & {*SALIENCY, *CURVES, "weighted_f"})
+
     def foreground(self, prediction: np.ndarray) -> np.ndarray:
         """The mask (H, W) bool of a prediction (H, W): bool as it is, uint8 or float in [0, 1] by `threshold`."""
         prediction = np.asarray(prediction)

@@ -54,11 +54,15 @@ def read_picture(path: Path) -> Picture:
         return Picture(values.astype(np.uint8) * 255, "levels")
     if values.dtype == np.uint16:
         values = np.rint(values / 257).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise UserError(
+            f"{path}: it has pixels of type {values.dtype}; save masks as palette, 8-bit or 16-bit grey PNG"
+        )
     if values.ndim == 2:
-        return Picture(values.astype(np.uint8, copy=False), "levels")
+        return Picture(values, "levels")
     if (values == values[..., :1]).all():
         return Picture(np.ascontiguousarray(values[..., 0]), "levels")
-    return Picture(values.any(axis=2).astype(np.uint8), "colours")
+    return Picture((values.max(axis=2) > 0).astype(np.uint8), "colours")
 
 
 def read_truth(path: Path, above: int = 0) -> np.ndarray:
@@ -74,10 +78,8 @@ def read_truth(path: Path, above: int = 0) -> np.ndarray:
         values = np.asarray(values.convert("L") if above else values)
     if values.ndim == 3:
         values = values.max(axis=2)
-    if values.dtype == np.bool_:
-        values = values.view(np.uint8)
     if values.dtype != np.uint8:
-        values = (values > above).astype(np.uint8)
+        return (values > above).astype(np.uint8)
     return np.where(values > above, values, np.uint8(0)) if above else values
 
 
