@@ -305,18 +305,20 @@ def _count(packed: np.ndarray) -> int:
     return int(cv2.norm(np.ascontiguousarray(packed).view(np.uint8).reshape(1, -1), cv2.NORM_HAMMING))
 
 
-def _right(packed: np.ndarray, step: int) -> np.ndarray:
-    """Move all pixels of (..., words) to the right, 0 < step < 64."""
-    moved = packed << np.uint64(step)
-    moved[..., 1:] |= packed[..., :-1] >> np.uint64(_WORD - step)
-    return moved
-
-
 def _left(packed: np.ndarray, step: int) -> np.ndarray:
     """Move all pixels of (..., words) to the left, 0 < step < 64."""
     moved = packed >> np.uint64(step)
     moved[..., :-1] |= packed[..., 1:] << np.uint64(_WORD - step)
     return moved
+
+
+def _widen(packed: np.ndarray, step: int) -> np.ndarray:
+    """The pixels of (words,) and those that lie `step` to the left and to the right of them, 0 < step < 64."""
+    wide = packed | packed >> np.uint64(step)
+    wide |= packed << np.uint64(step)
+    wide[:-1] |= packed[1:] << np.uint64(_WORD - step)
+    wide[1:] |= packed[:-1] >> np.uint64(_WORD - step)
+    return wide
 
 
 def _boundary(packed: np.ndarray, width: int) -> np.ndarray:
@@ -334,24 +336,27 @@ def _boundary(packed: np.ndarray, width: int) -> np.ndarray:
 def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
     """Dilate packed maps (N, H, words) by the digital disk x^2 + y^2 <= radius^2.
 
-    Bits beyond the width are not cleared. The disk is a pile of horizontal bars: the map is widened bar by bar,
-    shortest first, and each width is or-ed into the rows at its distances above and below.
+    Bits beyond the width are not cleared. The disk is a pile of horizontal bars: the maps are widened bar by bar,
+    shortest first, and each width is or-ed into the rows at its distances above and below. All rows of all maps lie in
+    one line of words for that, with as much empty room between them as the radius.
     """
-    height = packed.shape[1]
-    dilated = np.zeros_like(packed)
-    widened, reach = packed, 0
+    count, height, words = packed.shape
+    canvas = np.zeros((count, height + radius, words + -(-radius // _WORD)), packed.dtype)
+    canvas[:, :height, :words] = packed
+    widened, reach = canvas.ravel(), 0
+    dilated = np.zeros_like(widened)
     bars = [(math.isqrt(radius * radius - dy * dy), dy) for dy in range(radius, -1, -1)]
     for half, group in groupby(bars, key=lambda bar: bar[0]):
         while reach < half:
             # A run of 2 * reach + 1 pixels leaves no gap when it is moved by at most its own length.
             step = min(half - reach, 2 * reach + 1, _WORD - 1)
-            widened = widened | _right(widened, step) | _left(widened, step)
+            widened = _widen(widened, step)
             reach += step
         for _, dy in group:
-            if dy < height:
-                dilated[:, dy:] |= widened[:, : height - dy]
-                dilated[:, : height - dy] |= widened[:, dy:]
-    return dilated
+            offset = dy * canvas.shape[2]
+            dilated[offset:] |= widened[: len(widened) - offset]
+            dilated[: len(widened) - offset] |= widened[offset:]
+    return dilated.reshape(canvas.shape)[:, :height, :words]
 
 
 def _radius(shape: tuple[int, ...], tolerance: float) -> int:
