@@ -39,7 +39,8 @@ def flow_to_rgb_tensor(flow: Tensor) -> Tensor:
     Each map is normalised by its own largest magnitude. The 55 colours of the wheel lie on straight lines, so they
     are computed, not looked up: elementwise operations on fixed shapes only, without reading a value back to the
     host, which suits ``torch.compile``, ONNX and autocast (it computes in float32 whatever comes in). No gradient
-    flows through it. Vectors that are not finite are drawn as no motion; a map without motion is white.
+    flows through it. Vectors that are not finite, or too long to be squared in float32, are drawn as no
+    motion; a map without motion is white.
 
     Wheel: Baker et al., "A Database and Evaluation Methodology for Optical Flow", ICCV 2007; equals
     ``torchvision.utils.flow_to_image`` of each single map to within one level of 255.
@@ -50,17 +51,7 @@ def flow_to_rgb_tensor(flow: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float32 RGB in [0, 1].
     """
-    flow = flow.detach().float().nan_to_num(0.0, 0.0, 0.0)
-    u, v = flow.unbind(1)
-    magnitude = (u * u + v * v).sqrt()
-    magnitude = magnitude / magnitude.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    # ONNX has no atan2; what stands in for it divides: by -0, where u is 0, it would turn vertical flow over.
-    u = torch.where(u == 0.0, 1e-30, u)
-    position = torch.atan2(-v, -u) * (_WHEEL_HALF / math.pi) + _WHEEL_HALF
-    red = torch.maximum(position * (-1 / 6) + 21 / 6, position * (1 / 13) - (36 / 13 + _ROUNDED))
-    green = torch.minimum(position * (1 / 15), position * (-1 / 11) + 36 / 11)
-    blue = torch.minimum(position * (1 / 4) - (21 / 4 + _ROUNDED), position * (-1 / 6) + 55 / 6)
-    return torch.stack([(c.clamp(0.0, 1.0) - 1.0) * magnitude + 1.0 for c in (red, green, blue)], 1)
+    return torch.stack(_wheel(flow), 1)
 
 
 def flow_to_rgb(flow: np.ndarray) -> np.ndarray:
@@ -72,8 +63,26 @@ def flow_to_rgb(flow: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    rgb = flow_to_rgb_tensor(torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1)[None])[0]
-    return rgb.mul_(255.0).byte().permute(1, 2, 0).contiguous().numpy()
+    channels = _wheel(torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))[None])
+    return cv2.merge([channel[0].mul_(255.0).byte().numpy() for channel in channels])
+
+
+def _wheel(flow: Tensor) -> list[Tensor]:
+    """Red, green and blue of `flow_to_rgb_tensor`, each (B, H, W); in place, which takes half the time."""
+    u, v = flow.detach().float().unbind(1)
+    magnitude = (u * u).addcmul_(v, v).nan_to_num_(0.0, 0.0, 0.0).sqrt_()
+    magnitude = magnitude.div_(magnitude.amax((1, 2), keepdim=True).clamp_min(1e-12))
+    # ONNX has no atan2; what stands in for it divides: by -0, where u is 0, it would turn vertical flow over.
+    angle = torch.atan2(-v, torch.where(u == 0.0, -1e-30, -u)).nan_to_num_(0.0)
+
+    def line(zero: float, steps: float) -> Tensor:
+        """A colour less 1 along the wheel: 0 at one position and 1 after so many steps."""
+        return (angle * (_WHEEL_HALF / math.pi / steps)).add_((_WHEEL_HALF - zero) / steps - 1.0)
+
+    red = torch.maximum(line(21, -6), line(36 + 13 * _ROUNDED, 13))
+    green = torch.minimum(line(0, 15), line(36, -11))
+    blue = torch.minimum(line(21 + 4 * _ROUNDED, 4), line(55, -6))
+    return [colour.clamp_(-1.0, 0.0).mul_(magnitude).add_(1.0) for colour in (red, green, blue)]
 
 
 def rgb_to_flow(rgb: np.ndarray, max_flow: float = 1.0) -> np.ndarray:
