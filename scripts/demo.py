@@ -1,6 +1,6 @@
 """From nothing to masks of a moving object: train, test and predict on procedural clips, on the CPU, in minutes.
 
-    python scripts/demo.py [KEY=VALUE ...]        # overrides of conf/experiment/demo.yaml
+Usage: ``python scripts/demo.py [KEY=VALUE ...]``, with overrides of ``conf/experiment/demo.yaml``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from maskvos.draw import contact_sheet
 from maskvos.data.video_io import read_image, write_image
+from maskvos.draw import contact_sheet
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.run import build, compose, run
 

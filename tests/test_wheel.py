@@ -34,7 +34,8 @@ def test_wheel_carries_every_config(installed: Path) -> None:
 def test_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     # -P is not in Python 3.10; the path below comes first, so the editable installation is not used.
     code = (
-        f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['maskvos', '+experiment=smoke', '--cfg', 'job']\n"
+        f"import sys; sys.path.insert(0, {str(installed)!r})\n"
+        "sys.argv = ['maskvos', '+experiment=smoke', '--cfg', 'job']\n"
         f"import maskvos; assert maskvos.__file__.startswith({str(installed)!r}), maskvos.__file__\n"
         "from maskvos.run import main; main()"
     )

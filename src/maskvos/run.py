@@ -1,8 +1,7 @@
 """The one entrypoint: compose the configuration, check it, build the parts, do the task, return its metrics.
 
-    python -m maskvos.run +experiment=swin_t
-
-The only file that imports Hydra. From Python: ``run(compose(["+experiment=smoke"]))``.
+The only file that imports Hydra. From a shell: ``python -m maskvos.run +experiment=swin_t``; from Python:
+``run(compose(["+experiment=smoke"]))``.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from maskvos.data.check import check as check_data
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
 from maskvos.metrics import evaluate_folder
@@ -146,6 +146,16 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     return {f"evaluate/{name}": value for name, value in summary.overall.items()}
 
 
+def check(cfg: DictConfig) -> dict[str, float]:
+    """List what the data folders hold; fails when something is wrong with it."""
+    datamodule = build(cfg.data)
+    report = check_data(datamodule.sources, datamodule.flow)
+    print(report.table())
+    if report.problems:
+        raise UserError(f"task=check: {len(report.problems)} problem(s) in the data, listed above; mend and repeat")
+    return {f"check/{part.name}_frames": float(part.frames) for part in report.parts}
+
+
 def flow(cfg: DictConfig) -> dict[str, float]:
     """Compute the optical flow of all videos of a dataset once, into ``flow.cache``."""
     datamodule = build(cfg.data)
@@ -177,6 +187,7 @@ TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
     "test": test,
     "predict": predict,
     "evaluate": evaluate,
+    "check": check,
     "flow": flow,
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskvos.data.dataset import read_mask
 from maskvos.errors import UserError
 from maskvos.metrics import Protocol, evaluate_folder
 from maskvos.metrics.reading import read_picture, read_truth
@@ -48,7 +49,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def truth(dataset):
-    return {(v.name, f.name): read_truth(f.mask) > 0 for v in dataset for f in v.frames}
+    return {(v.name, f.name): read_truth(f.mask, MaskRule()) > 0 for v in dataset for f in v.frames}
 
 
 def save(root, masks, image=lambda mask: Image.fromarray(mask.astype(np.uint8) * 255)):
@@ -248,7 +249,7 @@ def test_objects_are_matched_by_id(tmp_path, dataset):
     swapped = {}
     for video in dataset:
         for frame in video.frames:
-            swapped[video.name, frame.name] = np.choose(read_truth(frame.mask), [0, 2, 1])
+            swapped[video.name, frame.name] = np.choose(read_truth(frame.mask, MaskRule()), [0, 2, 1])
     protocol = Protocol("davis2017_unsupervised", objects="match")
     for image in (palette_image, lambda ids: Image.fromarray(ids.astype(np.uint8))):
         summary = quiet(save(tmp_path / "ids", swapped, image), dataset, protocol)
@@ -269,6 +270,25 @@ def test_the_truth_follows_the_datasets_rule(tmp_path):
     video = Video("v", (Frame("0", image, mask),), masks=MaskRule(above=127, any_size=True))
     out = save(tmp_path / "out", {("v", "0"): np.arange(40)[:, None].repeat(60, axis=1) < 20})
     assert quiet(out, [video], Protocol("p")).overall["jf"] == 1
+
+
+@pytest.mark.parametrize("rule", [MaskRule(), MaskRule(above=127), MaskRule(background=(0, 65536 * 255)), MaskRule(2)])
+@pytest.mark.parametrize("mode", ["L", "P", "P grey", "RGB", "RGBA", "I;16", "ppm", "jpg"])
+def test_truth_is_read_as_in_training(tmp_path, rule, mode):
+    values = np.random.default_rng(0).choice(np.array([0, 1, 2, 3, 127, 128, 255], np.uint8), SIZE)
+    colours = np.stack([values, np.zeros_like(values), np.flipud(values) // 128], axis=2)
+    path = tmp_path / f"mask.{mode if mode in ('ppm', 'jpg') else 'png'}"
+    grey = Image.fromarray(values)
+    image = {
+        "L": lambda: grey,
+        "P": lambda: palette_image(values),
+        "P grey": lambda: grey.convert("P"),
+        "RGBA": lambda: Image.fromarray(colours).convert("RGBA"),
+        "I;16": lambda: Image.fromarray(values.astype(np.uint16)),
+        "jpg": lambda: grey,
+    }.get(mode, lambda: Image.fromarray(colours))()
+    image.save(path)
+    np.testing.assert_array_equal(read_truth(path, rule) != 0, read_mask(path, SIZE, rule) != 0)
 
 
 def test_a_grey_ramp_is_no_palette_of_labels(tmp_path):

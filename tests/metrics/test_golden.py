@@ -13,6 +13,7 @@ from maskvos.data.datasets.davis import davis
 from maskvos.metrics import Protocol, evaluate_folder
 from maskvos.metrics.reading import read_picture, read_truth
 from maskvos.metrics.saliency import Saliency, weighted_f
+from maskvos.types import MaskRule
 
 pytestmark = pytest.mark.shared
 
@@ -153,7 +154,7 @@ def test_real_maps_against_pysodmetrics(shared, few, minmax):
     package = pytest.importorskip("py_sod_metrics")
     for frame in ("00010", "00040"):
         levels = read_picture(few / "soft/libby" / f"{frame}.png").values
-        truth = read_truth(shared / "data/DAVIS/Annotations/480p/libby" / f"{frame}.png") > 0
+        truth = read_truth(shared / "data/DAVIS/Annotations/480p/libby" / f"{frame}.png", MaskRule()) > 0
         ours = Saliency.of(levels, truth, minmax)
         step = (levels, truth * np.uint8(255)) if minmax else (levels / 255, truth)
         theirs = {}

@@ -193,7 +193,9 @@ def test_objects_are_matched_over_the_whole_sequence():
     alone = [[F.jaccard(truth[i] > 0, truth[i] == k) for i in range(3)] for k in (1, 2)]
     assert summary.overall["j"] == pytest.approx(max(np.mean(alone[0]) + 1 / 3, np.mean(alone[1])) / 2)
     with pytest.raises(UserError, match="a/0: object id 21: at most 20"):
-        protocol.score("a", "0", np.full((4, 4), 21, np.uint8), np.ones((4, 4), bool))
+        protocol.score("a", "0", np.full((4, 4), 21, np.uint8), np.ones((4, 4), np.uint8))
+    with pytest.raises(UserError, match="task=evaluate"):
+        protocol.score("a", "0", np.ones((4, 4), bool), np.ones((4, 4), bool))
 
 
 def test_decay_of_long_sequences_is_an_option():
@@ -211,8 +213,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "protocol"
 def test_every_config_is_a_protocol_of_its_name(path):
     protocol = instantiate(OmegaConf.load(path), _convert_="all")
     assert protocol.name == path.stem
-    truth = np.zeros((20, 30), bool)
-    truth[5:10, 5:15] = True
+    truth = np.zeros((20, 30), np.uint8 if protocol.objects == "match" else bool)
+    truth[5:10, 5:15] = 1
     videos = [video("a", FRAMES, category="cat")]
     scores = [protocol.score("a", name, truth, truth) for name in FRAMES]
     summary = protocol.summarise(scores, videos)
