@@ -73,7 +73,7 @@ def _wheel(flow: Tensor) -> list[Tensor]:
     magnitude = (u * u).addcmul_(v, v).nan_to_num_(0.0, 0.0, 0.0).sqrt_()
     magnitude = magnitude.div_(magnitude.amax((1, 2), keepdim=True).clamp_min(1e-12))
     # ONNX has no atan2; what stands in for it divides: by -0, where u is 0, it would turn vertical flow over.
-    angle = torch.atan2(-v, torch.where(u == 0.0, -1e-30, -u)).nan_to_num_(0.0)
+    angle = torch.atan2(-v, 1e-30 - u).nan_to_num_(0.0)
 
     def line(zero: float, steps: float) -> Tensor:
         """A colour less 1 along the wheel: 0 at one position and 1 after so many steps."""
