@@ -154,7 +154,7 @@ def _check_part(
     """Read one part."""
     report = PartReport(part, videos=len(videos), flow=0 if flow.cache or flow.estimator is None else None)
     jobs = [(video, index) for video in videos for index in range(len(video.frames))]
-    read = pool.map(lambda job: _read(*job, flow), jobs)
+    read = pool.map(lambda job: _read(job[0], job[1], flow), jobs)
     seen = iter(track(read, part, len(jobs), console=Console(stderr=True), transient=True))
     for video in videos:
         _add_video(report, video, list(itertools.islice(seen, len(video.frames))), problems)

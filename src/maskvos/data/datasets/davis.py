@@ -103,7 +103,7 @@ def _read_list(root: Path, split: str, year: int, folder: str, name: str) -> dic
     """Read the list of a split in either form.
 
     Returns:
-        Sequence to its listed (frame, mask) paths below the root, or to None where the list names no frames.
+        Sequence to its listed (frame, mask) file names, or to None where the list names no frames.
     """
     places = [root / "ImageSets" / str(year) / f"{split}.txt"]
     if year == 2016:
@@ -123,9 +123,10 @@ def _read_list(root: Path, split: str, year: int, folder: str, name: str) -> dic
             raise UserError(
                 f"{name}: {file}, line {number}: '{line}' has no mask; expected '/JPEGImages/... /Annotations/...'"
             )
-        frames = listed.setdefault(Path(parts[0]).parent.name, [])
+        *_, sequence, image = parts[0].split("/")
+        frames = listed.setdefault(sequence, [])
         if frames is not None:
-            frames.append((parts[0].lstrip("/"), parts[1].lstrip("/")))
+            frames.append((image, parts[1].rpartition("/")[2]))
     return listed
 
 
@@ -146,21 +147,21 @@ def _sequence(
         return build_video(
             name, images, masks, problems, dense=dense, masks_folder=mask_folder, source=str(image_folder)
         )
-    frames = []
+    frames, stems = [], set()
     for image, mask in listed:
-        image_path, mask_path = root / image, mask_folder / Path(mask).name
-        stem = image_path.stem
-        if Path(mask).stem != stem:
-            problems.add(f"the list pairs the frame {image} with the mask {mask}; expected masks of the frame's name")
+        stem = image.rpartition(".")[0]
+        stems.add(stem)
+        if mask.rpartition(".")[0] != stem:
+            problems.add(f"the list pairs the frame {name}/{image} with the mask {mask}; expected one of the same name")
             continue
-        # The folder listings stand for one look-up per file on disk.
-        for path, there in ((image_path, images), (mask_path, masks)):
-            if there.get(stem) != path and not path.is_file():
-                problems.add(
-                    f"the list names {path}, which is not there; download the dataset again or correct the list"
-                )
-        frames.append(Frame(stem, image_path, mask_path))
-    unlisted = sorted((images.keys() | masks.keys()) - {frame.name for frame in frames})
+        # The folders' listings stand for one look-up per file on disk.
+        if stem in images and stem in masks:
+            frames.append(Frame(stem, images[stem], masks[stem]))
+            continue
+        for path, there in ((image_folder / image, images), (mask_folder / mask, masks)):
+            if stem not in there:
+                problems.add(f"the list names {path}, which is not there; download the data set again or correct it")
+    unlisted = sorted((images.keys() | masks.keys()) - stems)
     if unlisted:
         text = f"sequence '{name}': {len(unlisted)} frames are in its folder but not in the list: {unlisted[:5]}"
         warn_extra(problems.dataset, text)

@@ -115,8 +115,8 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
     for name in sorted(names):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in suffixes:
+        stem = name.rpartition(".")[0]
+        if name[len(stem) :].lower() not in suffixes:
             continue
         if stem in found:
             raise UserError(
@@ -124,6 +124,8 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
                 "frames are matched by name, so keep one of them"
             )
         found[stem] = folder / name
+    if all(map(str.isdigit, found)) and len(set(map(len, found))) <= 1:
+        return found  # numbers with leading zeros, as nearly always: they are in order already
     return {stem: found[stem] for stem in sorted(found, key=natural)}
 
 
