@@ -4,8 +4,8 @@
 
 One process, one thread, samples of both loaders by turns, so that other work on the machine slows both alike. Both
 give frame, flow and mask at 512x512 without augmentation. The baseline reads the flow as the original project does,
-from a colour picture; ours reads vectors from the cache, in both of its formats. Then: how long the first batch of a list
-of 100,000 frames takes, listing included, and whether a sample costs more in a large list than in a small one.
+from a colour picture; ours reads vectors from the cache, in both of its formats. Then: how long the first batch of a
+list of 100,000 frames takes, listing included, and whether a sample costs more in a large list than in a small one.
 """
 
 from __future__ import annotations
@@ -151,9 +151,8 @@ def large_list(video: Video, big: Path, frames: int = 100_000, per_video: int = 
     data.setup("fit")
     listed, cpu = time.perf_counter() - start, time.process_time() - cpu
     next(iter(data.train_dataloader()))
-    print(
-        f"first batch of {frames} frames: {time.perf_counter() - start:.2f} s (listing {listed:.2f} s, {cpu:.2f} s on the CPU)"
-    )
+    first = time.perf_counter() - start
+    print(f"first batch of {frames} frames: {first:.2f} s (listing {listed:.2f} s, of which {cpu:.2f} s on the CPU)")
 
     lists = (data.videos("train")[:1], data.videos("train"))
     datasets = {len(videos): FrameDataset(videos, store, Transform(SIZE)) for videos in lists}
