@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fakes import write_davis, write_folder
+from fakes import DAVIS_SPLITS, write_davis, write_folder
 from maskvos.data.video_io import VideoWriter
 from maskvos.run import compose, run
 
@@ -52,10 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with VideoWriter(folder / "my_clip.mp4", fps=25) as writer:
         for index in range(3):
             writer.write(np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8))
-    for mask in (folder / "data" / "DAVIS" / "Annotations" / "480p").rglob("*.png"):
-        target = folder / "masks" / mask.parent.name / mask.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(mask, target)
+    for sequence in DAVIS_SPLITS["val"]:
+        shutil.copytree(folder / "data/DAVIS/Annotations/480p" / sequence, folder / "masks" / sequence)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(compose(["+experiment=swin_t", *TINY, *SMALL], folder / "made"))
