@@ -90,6 +90,16 @@ def test_prediction_needs_no_dataset(root: Path, tmp_path: Path) -> None:
         data.setup("fit")
 
 
+def test_sizes_are_tuples_after_pinning(root: Path) -> None:
+    data = build(root, eval_batch_size=2)
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    pinned = {**batch, "size": [list(size) for size in batch["size"]]}
+    after = data.on_after_batch_transfer(pinned, 0)  # type: ignore[arg-type]
+    assert after["size"] == batch["size"] == [fakes.SIZE] * 2
+    assert after.keys() == batch.keys()
+
+
 def test_parts_that_are_not_there(root: Path) -> None:
     data = VideoDataModule(FlowStore(DIS()), train=partial(davis, root, "train"), num_workers=0)
     data.setup("fit")

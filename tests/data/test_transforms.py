@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskvos.data.synthetic import Style, generate_clip
 from maskvos.data.transforms import (
     FlowDropout,
     FlowNoise,
@@ -98,6 +99,23 @@ def test_augmented_flow_explains_the_augmented_pair(name: str, kind: str) -> Non
         wrong = warp_error(first_out, second_out, np.zeros_like(flow_out))
         assert after <= 1.5 * before + 1.5, (seed, before, after)
         assert wrong > 2 * after
+
+
+def test_the_law_holds_on_procedural_clips() -> None:
+    steps, size = GEOMETRY["all"]
+    transform = Transform(size, steps)
+    errors = []
+    for seed in range(6):
+        rgb, _, flow = generate_clip(seed, 2, SIZE, Style.plain())
+        first, flow_out = to_arrays(transform(rgb[0], flow[0], seed=seed))
+        second, _ = to_arrays(transform(rgb[1], flow[0], seed=seed))
+        flows = (flow_out, np.zeros_like(flow_out), -flow_out)
+        errors.append([warp_error(rgb[0], rgb[1], flow[0]), *(warp_error(first, second, f) for f in flows)])
+    before, after, still, backwards = np.mean(errors, axis=0)
+    # What remains is what comes out from behind the objects.
+    assert after <= 1.5 * before + 1
+    assert still > 1.5 * after
+    assert backwards > 2 * after
 
 
 def test_time_reversal_explains_the_pair_backwards() -> None:

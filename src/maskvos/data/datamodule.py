@@ -17,7 +17,7 @@ from maskvos.data.dataset import FrameDataset, StreamDataset, collate
 from maskvos.data.transforms import Transform
 from maskvos.errors import UserError, nearest
 from maskvos.flow.store import FlowStore
-from maskvos.types import Video
+from maskvos.types import Batch, Video
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
@@ -219,6 +219,10 @@ class VideoDataModule(pl.LightningDataModule):
             self.videos("predict")[rank::replicas], self.flow, self.eval_transform, self.done, self.motion_as_option
         )
         return self._loader(dataset, batch_size=self.eval_batch_size, num_workers=min(1, self.num_workers))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Give sizes back as the tuples that they were: pinning memory for a GPU makes lists of them."""
+        return {**batch, "size": [(height, width) for height, width in batch["size"]]}
 
     def _eval_loader(self, part: str, persistent: bool) -> DataLoader:
         """The loader of validation or test."""
