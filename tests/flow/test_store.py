@@ -249,6 +249,25 @@ def test_a_damaged_image_costs_its_own_flow_only(make_video: MakeVideo, tmp_path
     assert compute_flows([video], store, progress=False).computed == 2
 
 
+def test_an_estimator_on_a_gpu_stays_in_this_process(make_video: MakeVideo, tmp_path: Path) -> None:
+    class OnGpu(Difference):
+        on_gpu = True
+
+    store = FlowStore(OnGpu(), tmp_path / "cache")
+    assert compute_flows([make_video(5)], store, workers=2, progress=False).computed == 5
+    assert store.estimator.calls == 5  # type: ignore[union-attr]
+
+
+def test_missing_weights_end_the_run_before_it_begins(make_video: MakeVideo, tmp_path: Path) -> None:
+    class Offline(Difference):
+        def prepare(self) -> None:
+            raise UserError("no weights")
+
+    with pytest.raises(UserError, match="no weights"):
+        compute_flows([make_video(5)], FlowStore(Offline(), tmp_path / "cache"), progress=False)
+    assert not (tmp_path / "cache").exists()
+
+
 class Slow(Difference):
     """Takes its time, so that it can be stopped in the middle."""
 

@@ -54,6 +54,11 @@ class FlowEstimator(ABC):
             (B, 2, H, W) float32, pixels, x then y, from first to second, on the CPU or the estimator's device.
         """
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether `estimate` runs on a GPU here; loading processes, which cannot share it, use the CPU all the same."""
+        return False
+
     def prepare(self) -> None:  # noqa: B027, an estimator without weights has nothing to prepare
         """Load whatever `estimate` needs, so that a mistake shows before the work begins.
 

@@ -90,7 +90,7 @@ def compute_flows(
         videos: The dataset.
         store: Says how flow is made and where it is kept; ``both_ways`` makes both directions.
         shard: ``"3/16"``: only the third of sixteen parts, to spread a dataset over machines; None: everything.
-        workers: Processes; 0 computes in this one, which alone may use a GPU.
+        workers: Processes; 0 computes in this one, as an estimator on a GPU always does.
         progress: Show a progress bar with the time left.
 
     Returns:
@@ -102,6 +102,7 @@ def compute_flows(
     store.folder()  # says which setting is missing
     if store.estimator is not None:
         store.estimator.prepare()
+        workers = 0 if store.estimator.on_gpu else workers
     pieces = _select(list(_pieces(videos, store)), shard)
     random.Random().shuffle(pieces)
     jobs = _Jobs(videos, store, pieces)

@@ -92,6 +92,11 @@ class RAFT(FlowEstimator):
             "max_size": self.max_size,
         }
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this process computes on a GPU; a forked worker cannot."""
+        return torch.cuda.is_available() and get_worker_info() is None
+
     def prepare(self) -> None:
         """Load the network, see `FlowEstimator.prepare`."""
         self._loaded()
@@ -109,12 +114,11 @@ class RAFT(FlowEstimator):
         return flow[..., margins[2] : margins[2] + height, margins[0] : margins[0] + width].float()
 
     def _loaded(self) -> torch.nn.Module:
-        # Each process loads its own; only a main process may use the GPU, which a forked worker cannot.
+        # Each process loads its own.
         if self._network is None or self._process != os.getpid():
             network = VARIANTS[self.variant][0](weights=None)
             network.load_state_dict(self._read_weights(network.state_dict()))
-            gpu = torch.cuda.is_available() and get_worker_info() is None
-            self._network = network.to("cuda" if gpu else "cpu").eval()
+            self._network = network.to("cuda" if self.on_gpu else "cpu").eval()
             self._process = os.getpid()
         return self._network
 
