@@ -20,7 +20,6 @@ from maskvos.flow.codec import (
     flow_to_rgb,
     flow_to_rgb_tensor,
     read_flow,
-    resize_flow,
     rgb_to_flow,
     write_atomic,
     write_flow,
@@ -222,16 +221,6 @@ def test_wrong_use_is_explained(tmp_path: Path) -> None:
         write_flow(tmp_path / "a.flo", np.zeros((4, 4, 3), np.float32))
     with pytest.raises(UserError, match=r"choose \.png"):
         write_flow_picture(tmp_path / "a.jpg", random_flow(0))
-
-
-@given(size=st.tuples(st.integers(4, 30), st.integers(4, 30)), new=st.tuples(st.integers(4, 60), st.integers(4, 60)))
-@settings(max_examples=30, deadline=None)
-def test_resized_flow_keeps_its_meaning(size: tuple[int, int], new: tuple[int, int]) -> None:
-    flow = np.broadcast_to(np.array([size[1] / 2, size[0] / 4], np.float32), (*size, 2))
-    resized = resize_flow(flow, new)  # half the width and a quarter of the height, on any grid
-    assert resized.shape == (*new, 2)
-    np.testing.assert_allclose(resized[..., 0], new[1] / 2, rtol=1e-4)
-    np.testing.assert_allclose(resized[..., 1], new[0] / 4, rtol=1e-4)
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,19 @@ def test_a_damaged_image_costs_its_own_flow_only(make_video: MakeVideo, tmp_path
     assert compute_flows([video], store, progress=False).computed == 2
 
 
+def test_pictures_are_kept_on_request(make_video: MakeVideo, tmp_path: Path) -> None:
+    video, cache = make_video(4), tmp_path / "cache"
+    compute_flows([video], FlowStore(Difference(), cache), progress=False)
+    assert not list(cache.rglob("*.wheel.png"))
+    store = FlowStore(Difference(), cache, pictures=True)
+    compute_flows([video], store, progress=False)
+    assert store.estimator.calls == 0  # type: ignore[union-attr]  # drawn from what is kept
+    pictures = sorted(cache.rglob("*.wheel.png"))
+    assert len(pictures) == 4
+    np.testing.assert_array_equal(cv2.imread(str(pictures[2]))[..., ::-1], flow_to_rgb(store.load(video, 2)))
+    assert compute_flows([video], store, progress=False).reused == 4
+
+
 def test_an_estimator_on_a_gpu_stays_in_this_process(make_video: MakeVideo, tmp_path: Path) -> None:
     class OnGpu(Difference):
         on_gpu = True

@@ -222,24 +222,6 @@ def write_flow_picture(path: Path | str, flow: np.ndarray) -> None:
     write_atomic(path, _encode_png(flow_to_rgb(flow)))
 
 
-def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bring a flow map to another grid: the map is resampled and its vectors are scaled with it.
-
-    Args:
-        flow: (H, W, 2) float32, pixels, x then y.
-        size: New (height, width).
-
-    Returns:
-        (height, width, 2) float32, pixels of the new grid.
-    """
-    height, width = flow.shape[:2]
-    if (height, width) == tuple(size):
-        return flow
-    smaller = size[0] * size[1] < height * width
-    resized = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return resized * np.array([size[1] / width, size[0] / height], np.float32)
-
-
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that is seen by others either whole or not at all, also when several processes write it.
 

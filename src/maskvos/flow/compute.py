@@ -164,7 +164,7 @@ class _Jobs(Dataset):
         problems: list[str] = []
         for index in piece.frames:
             try:
-                if not self.store.path(video, index, piece.direction).exists():
+                if not self.store.kept(video, index, piece.direction):
                     missing.append(index)
             except UserError as error:
                 problems.append(str(error))

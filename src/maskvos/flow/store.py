@@ -15,7 +15,7 @@ import numpy as np
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
 from maskvos.flow.base import FlowEstimator, batch_flow, check_direction, partner, stream_flow
-from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_atomic, write_flow
+from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_atomic, write_flow, write_flow_picture
 from maskvos.types import Frame, Video
 
 FORMATS = ("png", "flo")
@@ -47,6 +47,8 @@ class FlowStore:
         gap: Steps between the two frames.
         both_ways: Computing a whole dataset makes both directions.
         format: How the cache is written, see `FORMATS`.
+        pictures: Keep a picture of each cached flow in the colours of the Middlebury wheel beside it (``.wheel.png``),
+            for people and for projects that train on pictures.
         max_flow: For precomputed flow that is a colour picture: pixels of its longest vector, which the picture does
             not say.
 
@@ -62,6 +64,7 @@ class FlowStore:
         gap: int = 1,
         both_ways: bool = False,
         format: str = "png",
+        pictures: bool = False,
         max_flow: float = 1.0,
     ) -> None:
         check_direction(direction, gap)
@@ -78,6 +81,7 @@ class FlowStore:
         self.gap = gap
         self.both_ways = both_ways
         self.format = format
+        self.pictures = pictures
         self.max_flow = max_flow
 
     def load(self, video: Video, index: int, direction: str | None = None) -> np.ndarray:
@@ -125,7 +129,21 @@ class FlowStore:
                 missing[index] = path
         for index, flow in zip(missing, self._compute(video, list(missing), direction), strict=True):
             flows[index] = self._keep(missing[index], flow, direction)
+        if self.pictures and self.cache:
+            for index in indices:
+                picture = _picture(self.path(video, index, direction))
+                if not picture.exists():
+                    write_flow_picture(picture, flows[index])
         return [flows[index] for index in indices]
+
+    def kept(self, video: Video, index: int, direction: str | None = None) -> bool:
+        """Whether the cache holds everything that it is to keep of a frame's flow.
+
+        Raises:
+            UserError: There is no cache, or an image cannot be read.
+        """
+        path = self.path(video, index, direction)
+        return path.exists() and (not self.pictures or _picture(path).exists())
 
     def stream(
         self, video: Video, frames: Iterable[np.ndarray], direction: str | None = None
@@ -274,6 +292,10 @@ def _read_rgb(image: Path) -> np.ndarray:
     if bgr is None:
         raise UserError(f"image {image}: it cannot be decoded ({data.size} bytes); it is damaged, copy it again")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _picture(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.wheel.png")
 
 
 def _filename(name: str) -> str:
