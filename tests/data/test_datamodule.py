@@ -117,6 +117,8 @@ def test_parts_that_are_not_there(root: Path) -> None:
 def test_impossible_settings(root: Path) -> None:
     with pytest.raises(UserError, match="batch_size is 0"):
         build(root, batch_size=0)
+    with pytest.raises(UserError, match="num_workers is -1"):
+        build(root, num_workers=-1)
     with pytest.raises(UserError, match="motion_as_option is 2"):
         build(root, motion_as_option=2)
     data = build(root, weights={"DAVIS-2017": 1})

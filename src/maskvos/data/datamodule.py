@@ -129,16 +129,21 @@ class VideoDataModule(pl.LightningDataModule):
         root: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise UserError(f"data.{name} is {value}; it must be at least 1")
+        least = {
+            "batch_size": (batch_size, 1),
+            "eval_batch_size": (eval_batch_size, 1),
+            "num_workers": (num_workers, 0),
+        }
+        for name, (value, minimum) in least.items():
+            if value is not None and value < minimum:
+                raise UserError(f"data.{name} is {value}; it must be at least {minimum}")
         if motion_as_option is not None and not 0 <= motion_as_option <= 1:
             raise UserError(f"data.motion_as_option is {motion_as_option}; it must be a share from 0 to 1, or null")
         self.sources = {"train": train, "val": val, "test": test, "predict": predict}
         self.flow = flow
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.num_workers = min(8, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
@@ -244,9 +249,6 @@ class VideoDataModule(pl.LightningDataModule):
         """A loader with what all of them share."""
         options.setdefault("num_workers", self.num_workers)
         if options["num_workers"] > 0:
-            # A pool of threads does not survive the fork: a worker that finds OpenCV's would wait for it for ever.
-            cv2.setNumThreads(0)
-        if options["num_workers"] > 0:
             # A forked worker inherits OpenCV's pool without its threads and would wait for them for ever. One thread
             # (not 0, which keeps the pool) gives it up here, while they live; the loading is the workers' business now.
             cv2.setNumThreads(1)
@@ -263,7 +265,12 @@ class VideoDataModule(pl.LightningDataModule):
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
+def _cores() -> int:
+    """Cores that this process may use, where the system tells; else all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _single_threaded(worker: int) -> None:
     """Keep a loading process to one core: the workers already share out the cores among them."""
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # not 1: that would wait for the threads of a pool that came with the fork after all
     torch.set_num_threads(1)
