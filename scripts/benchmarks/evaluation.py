@@ -224,7 +224,7 @@ print(scale * wall, scale * (sum(used[:4]) - before), memory / 1024)
 
 
 def measure_folder(pairs: list[tuple[np.ndarray, np.ndarray]], frames: int) -> None:
-    """Score a whole validation set from disk, with one process and two, and a quarter of it for the memory."""
+    """Score a whole validation set from disk, with one worker and two, and a quarter of it for the memory."""
     each = 43
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -239,7 +239,7 @@ def measure_folder(pairs: list[tuple[np.ndarray, np.ndarray]], frames: int) -> N
             command = [sys.executable, "-c", FOLDER, str(root), str(workers), str(count)]
             wall, processor, memory = map(float, subprocess.check_output(command, text=True).split())
             print(
-                f"folder of {count} frames, {workers} process(es): {wall:.2f} ms/frame ({processor:.2f} ms of processor"
+                f"folder of {count} frames, {workers} worker(s): {wall:.2f} ms/frame ({processor:.2f} ms of processor"
                 f" time), peak {memory:.0f} MiB"
             )
 

@@ -232,7 +232,7 @@ def test_wrong_folders_are_explained(tmp_path, dataset, truth):
         quiet(tmp_path / "two/a", dataset, workers=0)
 
 
-def test_processes_change_nothing_and_results_are_written(tmp_path, dataset, truth, capsys):
+def test_workers_change_nothing_and_results_are_written(tmp_path, dataset, truth, capsys):
     save(tmp_path / "out", shifted(truth))
     one = quiet(tmp_path / "out", dataset)
     two = evaluate_folder(str(tmp_path / "out"), dataset, workers=2, output=tmp_path / "scores")

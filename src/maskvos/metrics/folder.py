@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,7 @@ from maskvos.metrics.reading import SUFFIXES, Kind, image_size, read_picture, re
 from maskvos.metrics.results import FrameScore, Summary
 
 if TYPE_CHECKING:
-    from maskvos.types import Video
+    from maskvos.types import MaskRule, Video
 
 Missing = Literal["fail", "zero", "skip"]
 _CHUNK = 16
@@ -63,7 +62,7 @@ class _Task:
         video: Name of the sequence.
         frame: Name of the frame.
         truth: Its ground truth.
-        above: Values of the truth above this are foreground.
+        rule: How the truth's values are to be understood.
         like: The image whose size the truth is to take, where it may have another.
         prediction: The file to score; None: an empty mask in place of a missing one.
     """
@@ -71,7 +70,7 @@ class _Task:
     video: str
     frame: str
     truth: Path
-    above: int
+    rule: MaskRule
     like: Path | None
     prediction: Path | None
 
@@ -110,7 +109,7 @@ def evaluate_folder(
         missing: What to do about predictions that are missing or cannot be read: ``fail`` lists them (and files that
             belong to no frame) in an error; ``zero`` scores an empty mask; ``skip`` leaves the frame out. The last two
             list in the summary what they did.
-        workers: Processes; None: one for each core.
+        workers: Threads, which spend their time outside Python's lock; None: one for each core.
         output: Folder for ``frames.csv``, ``sequences.csv`` and ``summary.json``; None: none are written.
         progress: Show a bar with the time left.
 
@@ -136,7 +135,7 @@ def evaluate_folder(
     seen = _Seen()
     work = partial(_score_chunk, protocol=protocol, missing=missing)
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
-    with _processes(min(workers or _cores(), len(chunks))) as run, _bar(len(tasks), progress) as advance:
+    with _threads(min(workers or _cores(), len(chunks))) as run, _bar(len(tasks), progress) as advance:
         outcomes = (outcome for chunk in run(work, chunks) for outcome in chunk)
         # Outcomes come in order of the videos: each video is averaged, and its frames let go, before the next.
         for name, pairs in groupby(zip(tasks, outcomes, strict=True), key=lambda pair: pair[0].video):
@@ -219,7 +218,7 @@ def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Miss
                 if missing != "zero":
                     continue
             like = frame.image if video.masks.any_size else None
-            tasks.append(_Task(video.name, frame.name, frame.mask, video.masks.above, like, files.get(frame.name)))
+            tasks.append(_Task(video.name, frame.name, frame.mask, video.masks, like, files.get(frame.name)))
     if not _is_sequence(base, videos):
         tops = {video.name.split("/")[0] for video in videos}
         others = [path for path in _folders(base) if path.name not in tops]
@@ -313,7 +312,7 @@ def _score(task: _Task, protocol: Protocol, missing: Missing) -> _Outcome:
     Raises:
         UserError: The truth cannot be read, or the prediction does not hold what the protocol needs.
     """
-    truth = read_truth(task.truth, task.above)
+    truth = read_truth(task.truth, task.rule)
     if task.like is not None:
         truth = _resize(truth, image_size(task.like))
     if protocol.objects == "merge":
@@ -354,15 +353,16 @@ def _cores() -> int:
 
 
 @contextmanager
-def _processes(count: int) -> Iterator[Callable[..., Iterable[list[_Outcome]]]]:
-    """A `map` that keeps the order and spreads its work over processes."""
+def _threads(count: int) -> Iterator[Callable[..., Iterable[list[_Outcome]]]]:
+    """A `map` that keeps the order and spreads its work over threads; what is left undone is dropped at the end."""
     if count <= 1:
         yield map
         return
-    # Forked workers start at once; they touch neither torch nor OpenCV's threads, which a fork would break.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(count, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield pool.imap
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

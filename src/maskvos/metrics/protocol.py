@@ -127,7 +127,7 @@ class Protocol:
             frame: Name of the frame.
             prediction: (H, W) bool, uint8, or float in [0, 1]; for ``objects=match`` ids (uint8), or a mask of one
                 object.
-            truth: (H, W) bool; for ``objects=match`` ids (uint8) or bool.
+            truth: (H, W) bool; for ``objects=match`` ids (uint8).
             labels: Integers in `prediction` are object labels, not levels of a soft map.
             note: Kept with the score.
 
@@ -171,7 +171,12 @@ class Protocol:
     def _score_objects(
         self, video: str, frame: str, prediction: np.ndarray, truth: np.ndarray, note: str
     ) -> FrameScore:
-        prediction = np.asarray(prediction)
+        prediction, truth = np.asarray(prediction), np.asarray(truth)
+        if truth.dtype == np.bool_:
+            raise UserError(
+                "protocol.objects=match needs a truth with object ids, and here its objects are merged; save the masks"
+                " and score them with task=evaluate"
+            )
         if np.issubdtype(prediction.dtype, np.floating):
             prediction = self.foreground(prediction)
         if prediction.max(initial=0) > MAX_PROPOSALS:

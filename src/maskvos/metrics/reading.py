@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -13,12 +13,16 @@ from PIL import Image, UnidentifiedImageError
 
 from maskvos.errors import UserError
 
+if TYPE_CHECKING:
+    from maskvos.types import MaskRule
+
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jpg", ".jpeg")
 """Image files that may hold masks, the preferred first."""
 
 Kind = Literal["labels", "levels", "colours"]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PALETTE = 3
+_COLOUR_TYPE = 25  # where the head of a PNG file says what its pixels are
+_GREY, _RGB = b"\x00", b"\x02"
 _GREY_RAMP = [level for index in range(256) for level in (index, index, index)]
 
 
@@ -65,26 +69,44 @@ def read_picture(path: Path) -> Picture:
     return Picture((values.max(axis=2) > 0).astype(np.uint8), "colours")
 
 
-def read_truth(path: Path, above: int = 0) -> np.ndarray:
-    """Read a ground truth as (H, W) uint8 ids; 0 where the value is not above `above`, and the value elsewhere.
+def read_truth(path: Path, rule: MaskRule) -> np.ndarray:
+    """Read a ground truth.
 
-    With ``above`` > 0 a palette counts as a way to store grey levels.
+    Args:
+        path: An image: palette indices, grey levels or colours.
+        rule: How its values are to be understood.
+
+    Returns:
+        (H, W) uint8, 0 where there is background: the object ids where the file holds them, else 1.
 
     Raises:
         UserError: The file is missing, or not a whole image.
     """
     values = read_values(path)
     if isinstance(values, Image.Image):
-        values = np.asarray(values.convert("L") if above else values)
+        palette = np.array(values.getpalette(), np.uint8).reshape(-1, 3)
+        grey = (palette == palette[:, :1]).all()
+        if not rule.above or (not grey and not rule.background):
+            values = np.asarray(values)
+            return values if not rule.background else _is_none_of(values, rule.background)
+        values = np.asarray(values.convert("L") if grey else values)
+    if rule.background:
+        return _is_none_of(values, rule.background)
+    if values.dtype == np.uint8 and values.ndim == 2 and not rule.above:
+        return values
+    levels = values if values.ndim == 2 else values.max(axis=2)
+    return (levels > rule.above).astype(np.uint8)
+
+
+def _is_none_of(values: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
+    """(H, W) uint8, 1 where a value, or the number 65536 R + 256 G + B of a colour, is not in `background`."""
     if values.ndim == 3:
-        values = values.max(axis=2)
-    if values.dtype != np.uint8:
-        return (values > above).astype(np.uint8)
-    return np.where(values > above, values, np.uint8(0)) if above else values
+        values = values.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    return (~np.isin(values, background)).astype(np.uint8)
 
 
 def read_values(path: Path) -> np.ndarray | Image.Image:
-    """An image file's values: an array, or the image itself where values are indices of a palette.
+    """An image file's values: (H, W) or (H, W, 3) RGB, or the image itself where they are indices of a palette.
 
     Raises:
         UserError: The file is missing, or not a whole image.
@@ -95,11 +117,10 @@ def read_values(path: Path) -> np.ndarray | Image.Image:
         raise UserError(
             f"{path}: it cannot be read ({error.strerror}); check that it exists and who may read it"
         ) from error
-    is_png = data.startswith(_PNG) and len(data) > 25
-    if is_png and data[25] != _PALETTE:
+    if data.startswith(_PNG) and data[_COLOUR_TYPE : _COLOUR_TYPE + 1] in (_GREY, _RGB):
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None:
-            return values[..., :3] if values.ndim == 3 else values
+            return values if values.ndim == 2 else np.ascontiguousarray(values[..., ::-1])
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
