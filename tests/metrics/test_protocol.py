@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -196,6 +197,36 @@ def test_objects_are_matched_over_the_whole_sequence():
         protocol.score("a", "0", np.full((4, 4), 21, np.uint8), np.ones((4, 4), np.uint8))
     with pytest.raises(UserError, match="task=evaluate"):
         protocol.score("a", "0", np.ones((4, 4), bool), np.ones((4, 4), bool))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_other_assignment_of_objects_is_better(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 4, 2)
+    ids = [np.kron(rng.integers(0, n + 1, (3, 4, 5)), np.ones((1, 8, 8), int)).astype(np.uint8) for n in counts]
+    prediction, truth = ids
+    truth[0, :8, :8] = counts[1]  # the first frame shows how many objects there are
+    protocol = Protocol("p", objects="match")
+    scores = [protocol.score("a", str(i), prediction[i], truth[i]) for i in range(3)]
+    overall = protocol.summarise(scores).overall
+    proposals = [*range(1, counts[0] + 1), *[99] * counts[1]]  # 99 is nowhere
+    best = max(
+        np.mean(
+            [
+                np.add(*F.jaccard_and_boundary_f(prediction[i] == p, truth[i] == o)) / 2
+                for o, p in enumerate(chosen, 1)
+                for i in range(3)
+            ]
+        )
+        for chosen in itertools.permutations(proposals, int(counts[1]))
+    )
+    assert overall["jf"] == pytest.approx(best, abs=1e-12)
+
+
+def test_a_truth_without_objects_is_told():
+    protocol = Protocol("p", objects="match")
+    empty = np.zeros((8, 8), np.uint8)
+    assert "not in the mean: a" in protocol.summarise([protocol.score("a", "0", empty, empty)]).table()
 
 
 def test_decay_of_long_sequences_is_an_option():

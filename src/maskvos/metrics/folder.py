@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Missing = Literal["fail", "zero", "skip"]
 _CHUNK = 16
 _DEPTH = 4
-_SHOWN = 8
+_SHOWN = 20
 
 
 @dataclass

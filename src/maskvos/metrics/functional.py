@@ -6,7 +6,8 @@ CVPR 2016, to the last bit of the code that was published with DAVIS-2016 and DA
 in `maskvos.metrics.saliency` and can be imported from here too.
 
 The speed of F comes from holding 64 pixels of a row in one word: boundaries, disks and counts are then shifts and ors
-of words, and only the box that holds both boundaries is worked on. No approximation is made anywhere.
+of words, and only the box that holds both boundaries is worked on. No approximation is made anywhere. The temporal
+stability T of DAVIS-2016 is left out: it needs no truth and matches polygons, and later benchmarks dropped it.
 """
 
 from __future__ import annotations

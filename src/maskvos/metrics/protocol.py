@@ -296,11 +296,11 @@ class Protocol:
 
         The true objects are those up to the highest id of the first annotated frame, as in the official code.
         """
-        if not counted:
+        first = present[0].objects if present else None
+        objects = 0 if first is None else first.shape[2] - 1
+        if not counted or not objects:
             return [self._sequence(video, video, category, [])], {}
         arrays = [score.objects for score in counted if score.objects is not None]
-        first = present[0].objects
-        objects = 0 if first is None else first.shape[2] - 1
         proposals = max(objects, max(array.shape[1] for array in arrays) - 1)
         scores = np.stack([_expand(array, proposals, objects) for array in arrays], axis=-1)
         chosen, _ = F.match_objects(scores[0], scores[1])
@@ -313,9 +313,7 @@ class Protocol:
             ]
             rows.append(self._sequence(f"{video}_{index + 1}", video, category, frames))
         means = scores[:, chosen, np.arange(objects)].mean(axis=1)
-        values = {
-            score.frame: {"j": float(j), "f": float(f)} for score, j, f in zip(counted, *means, strict=True) if objects
-        }
+        values = {score.frame: {"j": float(j), "f": float(f)} for score, j, f in zip(counted, *means, strict=True)}
         return rows, values
 
     def combine(self, parts: Iterable[tuple[list[SequenceScore], list[FrameRow]]]) -> Summary:
