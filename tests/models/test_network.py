@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
+from maskvos.models.fuse import fold_batch_norms
 from maskvos.models.network import MaskVOS, build_network
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
@@ -176,6 +177,59 @@ def test_a_query_with_nothing_to_see_sees_everything() -> None:
     # A map of zeros but for a bias that is negative everywhere blocks everything.
     nothing = decoder._visible(queries, -1e3 * decoder.mask_embed(decoder.norm(queries)).mean(1)[:, :, None, None])
     assert nothing.any(-1).all()
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "swin_t", "resnet18"])
+def test_the_fused_copy_is_the_same_function(build: Callable[..., nn.Module], backbone: str) -> None:
+    network = build("model=maskvos_light", f"backbone={backbone}").train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # take the statistics as they are
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    with torch.no_grad():
+        network.segment(*inputs(8, 96, 128))
+    network.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fused = network.fuse()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert not fused.training
+    with torch.no_grad():
+        expected = network.segment(*inputs(2, 70, 99))
+        logits, auxiliary = fused.segment(*inputs(2, 70, 99), aux=True)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert len(auxiliary) == 3
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("backbone", ["efficientnetv2_s", "mit_b0"])
+def test_folding_batch_norms_changes_no_encoder(build: Callable[..., nn.Module], backbone: str) -> None:
+    """In float64: a deep network that was never trained makes much of rounding."""
+    encoder = build(f"backbone={backbone}", part="backbone").double().train()
+    images = torch.randn(4, 3, 96, 128, dtype=torch.float64)
+    with torch.no_grad():
+        encoder(images)
+        encoder.eval()
+        folded = fold_batch_norms(encoder)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        for a, b in zip(encoder(images), folded(images), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
+def test_a_convolution_that_is_read_twice_is_not_folded() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.norm = nn.BatchNorm2d(4)
+            nn.init.constant_(self.norm.weight, 3.0)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            x = self.conv(x)
+            return [x + self.norm(x)]
+
+    encoder = Twice().eval()
+    assert fold_batch_norms(encoder) is encoder
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "swin_t", "mit_b0"])

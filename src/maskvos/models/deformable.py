@@ -36,13 +36,15 @@ class Grid:
     def of(cls, sizes: Sequence[Size], like: Tensor) -> Grid:
         """Make the grid on the device of ``like``, without waiting for that device."""
         centres, extents, starts, total = [], [], [], 0
+        one = torch.ones(1, device=like.device)
         for height, width in sizes:
             y = (torch.arange(height, device=like.device, dtype=torch.float32) + 0.5) / height
             x = (torch.arange(width, device=like.device, dtype=torch.float32) + 0.5) / width
             centre = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
             centres.append(centre.flatten(0, 1))
-            extents += [torch.full((1,), float(side), device=like.device) for side in (width, height)]
-            starts.append(torch.full((1,), total, device=like.device, dtype=torch.int32))
+            # Products, not constants: a traced network must keep them open to other sizes.
+            extents += [one * side for side in (width, height)]
+            starts.append((one * total).int())
             total += height * width
         extent = torch.cat(extents).view(-1, 2)
         return cls(tuple(sizes), torch.cat(centres)[:, None] * extent - 0.5, extent, torch.cat(starts))

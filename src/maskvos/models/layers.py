@@ -139,4 +139,5 @@ def tokens(maps: Tensor) -> Tensor:
 
 def maps(sequence: Tensor, height: int, width: int) -> Tensor:
     """(B, H * W, C) to (B, C, H, W)."""
-    return sequence.transpose(1, 2).unflatten(2, (height, width))
+    batch, _, channels = sequence.shape
+    return sequence.transpose(1, 2).reshape(batch, channels, height, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
+from maskvos.models.fuse import FusedHead, fold_batch_norms
 from maskvos.models.fusion import Fusion
 from maskvos.models.head import MapProjections, SegFormerHead
 from maskvos.models.inputs import InputEncoder
@@ -52,8 +54,8 @@ class MaskVOS(nn.Module):
         self.fusion = fusion
         self.pixel_decoder = pixel_decoder
         self.transformer_decoder = transformer_decoder
-        self.projections = projections
-        self.head = head
+        self.projections: nn.Module = projections
+        self.head: nn.Module = head
         self.shared = shared
 
     def forward(self, rgb: Tensor, flow_rgb: Tensor) -> Tensor:
@@ -87,6 +89,23 @@ class MaskVOS(nn.Module):
         rgb, flow_rgb = self.inputs(rgb, flow, motion)
         logits, auxiliary = self._decode(rgb, flow_rgb, aux)
         return (logits, auxiliary) if aux else logits
+
+    def fuse(self) -> MaskVOS:
+        """A copy for inference in which linear chains are folded: equal to rounding, faster, not to be trained.
+
+        Returns:
+            A network in evaluation mode without gradients; this one stays as it is.
+        """
+        fused = copy.deepcopy(self).eval().requires_grad_(False)
+        with torch.no_grad():
+            if isinstance(fused.head, SegFormerHead) and isinstance(fused.projections, MapProjections):
+                fused.head = FusedHead(fused.projections, fused.head)
+                fused.projections = nn.Identity()
+            for name in ("rgb_encoder", "flow_encoder"):
+                encoder = getattr(fused, name)
+                if encoder is not None:
+                    setattr(fused, name, fold_batch_norms(encoder))
+        return fused.requires_grad_(False)
 
     def _decode(self, rgb: Tensor, flow_rgb: Tensor, aux: bool) -> tuple[Tensor, list[Tensor]]:
         height, width = rgb.shape[-2:]

@@ -182,4 +182,6 @@ class MaskedTransformerDecoder(nn.Module):
 
 def _dot(embedding: Tensor, features: Tensor) -> Tensor:
     """(B, Q, C) . (B, C, h, w) to (B, Q, h, w)."""
-    return torch.bmm(embedding, features.flatten(2).to(embedding.dtype)).unflatten(2, features.shape[-2:])
+    batch, _, height, width = features.shape
+    dots = torch.bmm(embedding, features.flatten(2).to(embedding.dtype))
+    return dots.view(batch, embedding.shape[1], height, width)

@@ -1,0 +1,145 @@
+"""Folding what is linear, for inference: the same function from fewer and smaller steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskvos.models.head import MapProjections, SegFormerHead
+from maskvos.models.layers import resize
+
+# By so much, relative to the largest value, may a folded copy differ in float64.
+_TOLERANCE = 1e-6
+
+
+class FusedHead(nn.Module):
+    """`MapProjections` and `SegFormerHead` as one.
+
+    The 3x3 convolution of a scale, its linear layer, its share of the mixing convolution and the batch norm are all
+    linear and commute with enlarging: where it saves work they become one 3x3 convolution straight to the head's width,
+    otherwise one 1x1 convolution after the 3x3.
+
+    Args:
+        projections: Trained projections.
+        head: Trained head.
+    """
+
+    def __init__(self, projections: MapProjections, head: SegFormerHead) -> None:
+        super().__init__()
+        gain, bias = _affine(head.fuse.norm)
+        shares = reversed(head.fuse.conv.weight.flatten(1).chunk(4, dim=1))
+        chains = []
+        conv: Any
+        dense: Any
+        for conv, dense, share in zip(projections.convs, head.linears, shares, strict=True):
+            mix: Tensor = gain[:, None] * (share @ dense.weight)
+            bias = bias + gain * (share @ dense.bias) + mix @ conv.bias
+            chains.append(_shortest(conv.weight, mix))
+        self.chains = nn.ModuleList(chains)
+        self.bias = nn.Parameter(bias[None, :, None, None].clone())
+        refine_gain, refine_bias = _affine(head.refine.norm)
+        self.refine = _convolution(refine_gain[:, None, None, None] * head.refine.conv.weight, refine_bias)
+        self.predict = copy.deepcopy(head.predict)
+
+    def forward(self, query_maps: Sequence[Tensor]) -> Tensor:
+        """Four (B, Q, h, w), fine to coarse, to logits (B, 1, 4 h, 4 w)."""
+        size = query_maps[0].shape[-2:]
+        x: Tensor = self.bias
+        for chain, maps in zip(self.chains, query_maps, strict=True):
+            x = x + resize(chain(maps), size)
+        x = F.relu(self.refine(resize(F.relu(x), [2 * side for side in size])))
+        return resize(self.predict(x), [4 * side for side in size])
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Gain and bias of a batch norm in evaluation mode."""
+    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return gain, norm.bias - norm.running_mean * gain
+
+
+def _shortest(weight: Tensor, mix: Tensor) -> nn.Module:
+    """A 3x3 convolution followed by a linear mix, in one step or two, whichever multiplies less."""
+    channels, queries = weight.shape[:2]
+    width = mix.shape[0]
+    if 9 * queries * width <= 9 * queries * channels + channels * width:
+        return _convolution(torch.einsum("wc,cqij->wqij", mix, weight), None)
+    return nn.Sequential(_convolution(weight, None), _convolution(mix[:, :, None, None], None))
+
+
+def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    out_channels, in_channels, kernel, _ = weight.shape
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias is not None)
+    conv.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.clone())
+    return conv
+
+
+def fold_batch_norms(encoder: nn.Module) -> nn.Module:
+    """Fold every batch norm that directly follows a convolution into it.
+
+    Which norm follows which convolution is seen by running the encoder once. The folded copy is compared with the
+    encoder, in float64 so that rounding plays no part; where it is not the same function (a convolution whose result is
+    used twice), the encoder is kept as it is.
+
+    Args:
+        encoder: A backbone in evaluation mode; unchanged.
+
+    Returns:
+        The folded copy, or ``encoder``.
+    """
+    own = next(encoder.parameters())
+    folded = copy.deepcopy(encoder).double()
+    probe = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(own.device, torch.float64)
+    with torch.no_grad():
+        expected = folded(probe)
+        pairs = _pairs(folded, probe)
+        for conv, norm in pairs:
+            _fold(folded, conv, norm)
+        same = all(
+            (a - b).abs().max() <= _TOLERANCE * a.abs().max().clamp_min(1)
+            for a, b in zip(expected, folded(probe), strict=True)
+        )
+    return folded.to(own.dtype) if pairs and same else encoder
+
+
+def _fold(encoder: nn.Module, conv: Any, norm: Any) -> None:
+    gain, bias = _affine(norm)
+    if conv.bias is not None:
+        bias = bias + gain * conv.bias
+    conv.weight = nn.Parameter(gain[:, None, None, None] * conv.weight)
+    conv.bias = nn.Parameter(bias)
+    name = next(name for name, module in encoder.named_modules() if module is norm)
+    parent, _, name = name.rpartition(".")
+    # timm keeps the activation that follows inside its norm.
+    rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+    setattr(encoder.get_submodule(parent), name, rest)
+
+
+def _pairs(encoder: nn.Module, probe: Tensor) -> list[tuple[nn.Module, nn.Module]]:
+    """Convolutions and the batch norms that read their outputs."""
+    # The outputs are kept: the identity of a freed tensor may be taken by another one.
+    outputs: list[tuple[Tensor, nn.Module]] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+
+    def leave(conv: nn.Module, _: Any, output: Tensor) -> None:
+        outputs.append((output, conv))
+
+    def enter(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        pairs.extend((conv, norm) for output, conv in outputs if output is inputs[0])
+
+    hooks = []
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(leave))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats and module.affine:
+            hooks.append(module.register_forward_pre_hook(enter))
+    encoder(probe)
+    for hook in hooks:
+        hook.remove()
+    return pairs
