@@ -96,6 +96,22 @@ def test_youtube_objects_masks_are_brought_to_the_size_of_their_frames(tmp_path:
         youtube_objects(tmp_path, ["cats"])
 
 
+def test_youtube_objects_with_frames_in_a_tree_of_their_own(tmp_path: Path) -> None:
+    fakes.write_youtube_objects(tmp_path / "labels")
+    before = youtube_objects(tmp_path / "labels")
+    for path in sorted((tmp_path / "labels").glob("*/data/*/shots/*/images")):
+        apart = tmp_path / "frames" / path.parent.relative_to(tmp_path / "labels")
+        apart.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(apart)
+    after = youtube_objects(tmp_path / "labels", frames=tmp_path / "frames")
+    names = [
+        [(video.name, [(frame.name, frame.mask) for frame in video.frames]) for video in v] for v in (before, after)
+    ]
+    assert names[0] == names[1]
+    with pytest.raises(UserError, match="no frame in"):
+        youtube_objects(tmp_path / "labels")
+
+
 def test_youtube_objects_label_without_frame(tmp_path: Path) -> None:
     fakes.write_youtube_objects(tmp_path)
     (tmp_path / "dog/data/0001/shots/002/images/frame0011.jpg").unlink()

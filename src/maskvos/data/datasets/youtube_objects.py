@@ -2,7 +2,8 @@
 
 As the masks' owners publish them: ``<class>/data/<video>/shots/<shot>/images/frame0001.jpg`` with
 ``.../labels/00001.jpg`` for every tenth frame. Labels are JPEG pictures of 0 and 255, of half the frames' size for some
-shots, and are matched by the frame's number, which is written with other zeros.
+shots, and are matched by the frame's number, which is written with other zeros. The frames of the first release may lie
+in a tree of their own (``<class>/data/<video>/shots/<shot>/frame0001.jpg``).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ RULE = MaskRule(above=127, any_size=True)
 _NUMBER = re.compile(r"(\d+)$")
 
 
-def youtube_objects(root: Path | str, classes: Sequence[str] | None = None) -> list[Video]:
+def youtube_objects(
+    root: Path | str, classes: Sequence[str] | None = None, frames: Path | str | None = None
+) -> list[Video]:
     """List YouTube-Objects; it has no training split.
 
     Args:
-        root: The folder that holds the classes.
+        root: The folder that holds the classes with the labels.
         classes: Only these of `CLASSES`; None: all ten.
+        frames: The folder that holds the classes with the frames, where it is another one.
 
     Returns:
         One video per annotated shot, named ``<class>_<video>_<shot>``, with its class as category.
@@ -49,23 +53,23 @@ def youtube_objects(root: Path | str, classes: Sequence[str] | None = None) -> l
             for shot in subfolders(shots) if shots.is_dir() else []:
                 # Shots without labels are part of the videos, not of the benchmark.
                 if (shots / shot / "labels").is_dir():
-                    videos.append(_shot(shots / shot, f"{name}_{video}_{shot}", name, problems))
+                    source = Path(frames or root) / name / "data" / video / "shots" / shot
+                    source = source / "images" if (source / "images").is_dir() else source
+                    videos.append(_shot(shots / shot / "labels", source, f"{name}_{video}_{shot}", name, problems))
     if not videos:
         problems.add(f"no annotated shot under {root}; expected folders <class>/data/<video>/shots/<shot>/labels")
     problems.raise_any()
     return [video for video in videos if video is not None]
 
 
-def _shot(folder: Path, name: str, category: str, problems: Problems) -> Video | None:
+def _shot(labels: Path, source: Path, name: str, category: str, problems: Problems) -> Video | None:
     """One shot: labels matched to frames by number."""
-    images = files_by_name(folder / "images")
+    images = files_by_name(source)
     by_number = {_number(stem): stem for stem in images}
-    masks = {by_number.get(_number(stem), stem): path for stem, path in files_by_name(folder / "labels").items()}
+    masks = {by_number.get(_number(stem), stem): path for stem, path in files_by_name(labels).items()}
     if not masks:
-        problems.add(f"shot '{name}': no label in {folder / 'labels'}; expected pictures such as 00001.jpg")
-    return build_video(
-        name, images, masks, problems, dense=False, category=category, rule=RULE, source=str(folder / "images")
-    )
+        problems.add(f"shot '{name}': no label in {labels}; expected pictures such as 00001.jpg")
+    return build_video(name, images, masks, problems, dense=False, category=category, rule=RULE, source=str(source))
 
 
 def _number(stem: str) -> int | None:
