@@ -1,0 +1,184 @@
+"""The network in files that run without maskvos, and running such files."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from maskvos.errors import UserError, nearest
+from maskvos.models.network import MaskVOS
+
+# What a written network may differ from the living one by, in logits.
+_TOLERANCE = 1e-3
+_OPSET = 17
+_INPUTS = ("rgb", "flow")
+_SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
+
+
+class _Segment(nn.Module):
+    """`MaskVOS.segment` as the forward of a module, which is what exporters take."""
+
+    def __init__(self, network: MaskVOS) -> None:
+        super().__init__()
+        self.network = network.fuse()
+
+    def forward(self, rgb: Tensor, flow: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 1] and flow (B, 2, H, W) in pixels to logits (B, 1, H, W)."""
+        return cast(Tensor, self.network.segment(rgb, flow))
+
+
+def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: tuple[int, int] = (512, 512)) -> Path:
+    """Write the network, inputs' encoding included, and check that the file gives the same logits.
+
+    Inputs are ``rgb`` (B, 3, H, W) float32 in [0, 1] and ``flow`` (B, 2, H, W) float32 in pixels; the output is
+    ``logits`` (B, 1, H, W). ``onnx`` and ``torchscript`` take any batch and size, ``pt2`` any batch of the given size.
+
+    Args:
+        network: A trained network on the CPU; unchanged.
+        path: The file to write; it appears only when it is whole and checked.
+        file_format: ``"onnx"``, ``"torchscript"`` or ``"pt2"`` (``torch.export``).
+        size: (H, W), the size of ``pt2``.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: The format is unknown, a package is missing, or the file's logits differ by more than 1e-3.
+    """
+    writers: dict[str, Callable[[nn.Module, str, tuple[int, int]], None]] = {
+        "onnx": _write_onnx,
+        "torchscript": _write_torchscript,
+        "pt2": _write_pt2,
+    }
+    if file_format not in writers:
+        raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, writers)}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module = _Segment(network).eval()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
+        draft = os.path.join(folder, f"draft{path.suffix}")
+        writers[file_format](module, draft, size)
+        _check(module, draft, file_format, size)
+        os.replace(draft, path)
+    return path
+
+
+def _example(batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.rand(batch, 3, *size, generator=generator),
+        3 * torch.randn(batch, 2, *size, generator=generator),
+    )
+
+
+def _write_onnx(module: nn.Module, path: str, size: tuple[int, int]) -> None:
+    _require("onnx")
+    _require("onnxruntime")
+    axes = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        # The tracer warns of every Python branch on a shape, and of its own age; `_check` tries other shapes.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            _example(2, (128, 160)),
+            path,
+            input_names=list(_INPUTS),
+            output_names=["logits"],
+            dynamic_axes={name: axes for name in (*_INPUTS, "logits")},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _write_torchscript(module: nn.Module, path: str, size: tuple[int, int]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for ONNX
+        torch.jit.trace(module, _example(2, (128, 160)), check_trace=False).save(path)
+
+
+def _write_pt2(module: nn.Module, path: str, size: tuple[int, int]) -> None:
+    batch = {0: torch.export.Dim.AUTO}
+    program = torch.export.export(module, _example(2, size), dynamic_shapes=(batch, batch))
+    torch.export.save(program, path)
+
+
+def _check(module: nn.Module, path: str, file_format: str, size: tuple[int, int]) -> None:
+    """Compare with the living network, at other batches and sizes where the format is open to them."""
+    sizes = [size] if file_format == "pt2" else [(128, 160), (90, 132)]
+    segment = load_exported(path, file_format)
+    for batch, shape in enumerate(sizes, start=1):
+        inputs = _example(batch, shape, seed=batch)
+        difference = (segment(*inputs) - module(*inputs)).abs().max().item()
+        if not difference <= _TOLERANCE:
+            raise UserError(
+                f"export: the {file_format} file's logits differ by {difference:.2g} (at most {_TOLERANCE:g} is right) "
+                f"for a batch of {batch} at {shape}; this network cannot be written so: choose another format"
+            )
+
+
+def load_exported(
+    path: str | Path, file_format: str | None = None, threads: int | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Open a file that `export` wrote.
+
+    Args:
+        path: The file.
+        file_format: As for `export`; by default told from the suffix (``.onnx``, ``.ts``, ``.torchscript``, ``.pt2``).
+        threads: CPU threads of ONNX Runtime; its own choice by default.
+
+    Returns:
+        A function of ``rgb`` (B, 3, H, W) in [0, 1] and ``flow`` (B, 2, H, W) in pixels that gives logits.
+
+    Raises:
+        UserError: There is no such file, it cannot be read, or a package is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"exported network: no file '{path}'; write one with task=export")
+    chosen = file_format or _SUFFIXES.get(path.suffix)
+    if chosen is None:
+        raise UserError(f"exported network: '{path}' has none of the suffixes {', '.join(_SUFFIXES)}; rename it")
+    if chosen == "onnx":
+        return _load_onnx(path, threads)
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"exported network: '{path}' is no {chosen} file; it is damaged or cut short: write it again")
+    try:
+        module = torch.jit.load(path) if chosen == "torchscript" else torch.export.load(path).module()
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"exported network: '{path}' cannot be read as {chosen} ({str(error)[:120]})") from error
+    return torch.no_grad()(module)
+
+
+def _load_onnx(path: Path, threads: int | None) -> Callable[[Tensor, Tensor], Tensor]:
+    _require("onnxruntime")
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+
+    options: Any = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidGraph, InvalidProtobuf) as error:
+        raise UserError(f"exported network: '{path}' cannot be read as onnx ({str(error)[:120]})") from error
+
+    def segment(rgb: Tensor, flow: Tensor) -> Tensor:
+        feeds = {"rgb": rgb.numpy(force=True), "flow": flow.numpy(force=True)}
+        return torch.from_numpy(session.run(["logits"], feeds)[0])
+
+    return segment
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"export: the package '{package}' is not installed; pip install onnx onnxruntime")

@@ -1,0 +1,93 @@
+"""Written networks run by themselves and say the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from maskvos.errors import UserError
+from maskvos.models.export import export, load_exported
+from maskvos.models.network import MaskVOS
+
+
+def inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(height)
+    return (
+        torch.rand(batch, 3, height, width, generator=generator),
+        3 * torch.randn(batch, 2, height, width, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "tiny",
+        pytest.param("mit_b0", marks=pytest.mark.slow),
+        pytest.param("swin_t", marks=pytest.mark.slow),
+        pytest.param("resnet18", marks=pytest.mark.slow),
+    ],
+)
+def test_any_batch_and_size(build: Callable[..., nn.Module], backbone: str, file_format: str, tmp_path: Path) -> None:
+    if file_format == "onnx":
+        pytest.importorskip("onnxruntime")
+    network = build("model=maskvos_tiny", f"backbone={backbone}").eval()
+    suffix = {"onnx": "onnx", "torchscript": "ts"}[file_format]
+    path = export(network, tmp_path / f"network.{suffix}", file_format)
+    segment = load_exported(path)
+    for size in [(1, 64, 64), (3, 97, 130), (1, 224, 96)]:
+        rgb, flow = inputs(*size)
+        with torch.no_grad():
+            torch.testing.assert_close(segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=0)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+def test_pt2_takes_any_batch(tiny: MaskVOS, tmp_path: Path) -> None:
+    segment = load_exported(export(tiny, tmp_path / "network.pt2", "pt2", size=(64, 96)))
+    rgb, flow = inputs(3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(segment(rgb, flow), tiny.segment(rgb, flow), atol=1e-3, rtol=0)
+
+
+def test_an_onnx_file_runs_without_maskvos(tiny: MaskVOS, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export(tiny, tmp_path / "network.onnx", "onnx")
+    program = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+zeros = numpy.zeros((1, 3, 64, 96), "float32"), numpy.zeros((1, 2, 64, 96), "float32")
+assert session.run(None, {"rgb": zeros[0], "flow": zeros[1]})[0].shape == (1, 1, 64, 96)
+assert not any(name.split(".")[0] in ("maskvos", "torch") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "network.onnx")], check=True)
+
+
+def test_a_file_that_says_something_else_is_not_left_behind(
+    tiny: MaskVOS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskvos.models.export.load_exported", lambda *_: lambda rgb, flow: rgb[:, :1] + 50)
+    with pytest.raises(UserError, match="differ"):
+        export(tiny, tmp_path / "network.ts", "torchscript")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_named(tiny: MaskVOS, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'onnx'"):
+        export(tiny, tmp_path / "x.onnx", "onx")
+    with pytest.raises(UserError, match="no file"):
+        load_exported(tmp_path / "absent.onnx")
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="suffixes"):
+        load_exported(tmp_path / "x.bin")
+    for suffix in ("onnx", "ts", "pt2"):
+        pytest.importorskip("onnxruntime")
+        (tmp_path / f"broken.{suffix}").write_bytes(b"nothing of the kind")
+        with pytest.raises(UserError, match=f"broken.{suffix}"):
+            load_exported(tmp_path / f"broken.{suffix}")
