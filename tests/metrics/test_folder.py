@@ -291,6 +291,13 @@ def test_truth_is_read_as_in_training(tmp_path, rule, mode):
     np.testing.assert_array_equal(read_truth(path, rule) != 0, read_mask(path, SIZE, rule) != 0)
 
 
+@pytest.mark.parametrize("above", [0, 127])
+def test_a_truth_of_one_bit_is_object_1(tmp_path, truth, above):
+    mask = truth["bear", "00000"]
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_truth(tmp_path / "mask.png", MaskRule(above)), mask)
+
+
 def test_a_grey_ramp_is_no_palette_of_labels(tmp_path):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = Image.frombytes("P", (16, 16), levels.tobytes())

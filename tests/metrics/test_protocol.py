@@ -105,6 +105,8 @@ def test_unknown_options_are_refused(options, message):
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="no such frame; did you mean '10'"):
         Protocol("p").summarise([score("a", "010", 1.0)], [video("a", FRAMES)])
+    with pytest.raises(UserError, match="two videos are called 'a'"):
+        Protocol("p").summarise([], [video("a", FRAMES), video("a", FRAMES)])
     with pytest.raises(UserError, match="no such video"):
         Protocol("p").summarise([score("b", "10", 1.0)], [video("a", FRAMES)])
 
@@ -119,6 +121,8 @@ def test_thresholds_agree_for_levels_and_probabilities(threshold, count):
     np.testing.assert_array_equal(protocol.foreground(mask), mask)
     with pytest.raises(UserError, match="sigmoid"):
         protocol.foreground(levels.astype(float))
+    with pytest.raises(UserError, match="int64"):
+        protocol.foreground(levels.astype(int))
 
 
 def test_errors_of_a_frame_name_it():
@@ -188,6 +192,7 @@ def test_objects_are_matched_over_the_whole_sequence():
     assert [row.name for row in summary.sequences] == ["a_1", "a_2"]
     assert summary.overall["j"] == summary.overall["f"] == 1
     assert summary.counts["sequences"] == 1
+    assert "mean over objects" in summary.table()
     # One foreground for two objects: it can be given to one only, and the other one gets nothing.
     scores = [protocol.score("a", str(i), truth[i] > 0, truth[i]) for i in range(3)]
     summary = protocol.summarise(scores)

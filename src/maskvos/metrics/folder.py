@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maskvos.errors import UserError, nearest
-from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol
+from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol, check_unique
 from maskvos.metrics.reading import SUFFIXES, Kind, image_size, read_picture, read_truth
 from maskvos.metrics.results import FrameScore, Summary
 
@@ -197,6 +197,7 @@ class _Seen:
 
 def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Missing, problems: Problems) -> list[_Task]:
     """Match the files with the frames to score, and note what does not fit."""
+    check_unique(videos)
     for video in videos:
         if not video.annotated:
             raise UserError(f"video '{video.name}': it has no ground truth to score against; choose another dataset")

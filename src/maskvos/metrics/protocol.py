@@ -115,6 +115,10 @@ class Protocol:
             if not (prediction.min(initial=0) >= 0 and prediction.max(initial=0) <= 1):
                 raise UserError("prediction: probabilities lie in [0, 1]; apply the sigmoid, or use a threshold")
             return prediction > (self.level + 0.5) / 255
+        if prediction.dtype != np.uint8:
+            raise UserError(
+                f"prediction of type {prediction.dtype}: give bool, uint8 from 0 to 255, or float in [0, 1]"
+            )
         return prediction > self.level
 
     def score(
@@ -195,7 +199,8 @@ class Protocol:
             videos: All videos with all frames; None: those that were scored, which are then taken for complete.
 
         Raises:
-            UserError: A score of a frame that no video has, or a video without a class where classes are averaged.
+            UserError: A score of a frame that no video has, two videos of one name, or a video without a class where
+                classes are averaged.
         """
         by_video: dict[str, dict[str, FrameScore]] = {}
         for score in frames:
@@ -203,6 +208,7 @@ class Protocol:
         if videos is None:
             parts = [self.reduce(name, list(by_video[name].values())) for name in sorted(by_video, key=_natural)]
         else:
+            check_unique(videos)
             unknown = sorted(set(by_video) - {video.name for video in videos})
             if unknown:
                 raise UserError(
@@ -365,6 +371,16 @@ class Protocol:
         return {**asdict(self), "measures": list(self.measures)}
 
 
+def check_unique(videos: Sequence[Video]) -> None:
+    """Raise `UserError` if two videos have one name, under which their scores would mix."""
+    names = [video.name for video in videos]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"two videos are called '{twice[0]}': scores are kept by name, so score their datasets one after the other"
+        )
+
+
 def _expand(scores: np.ndarray, proposals: int, objects: int) -> np.ndarray:
     """Scores (2, P + 1, O + 1) of one frame as (2, proposals, objects): who is not in the frame has row or column 0."""
     p, o = (np.arange(1, count + 1) for count in (proposals, objects))
@@ -374,4 +390,5 @@ def _expand(scores: np.ndarray, proposals: int, objects: int) -> np.ndarray:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key under which frame 10 comes after frame 9."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"(\d+)", name)  # text and digits in turn
+    return [(int(part), "") if index % 2 else (0, part) for index, part in enumerate(parts)]

@@ -21,8 +21,8 @@ SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jpg", ".j
 
 Kind = Literal["labels", "levels", "colours"]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_COLOUR_TYPE = 25  # where the head of a PNG file says what its pixels are
-_GREY, _RGB = b"\x00", b"\x02"
+_PIXEL = slice(24, 26)  # where the head of a PNG file says how many bits there are of what
+_PLAIN = (b"\x08\x00", b"\x10\x00", b"\x08\x02", b"\x10\x02")  # 8 or 16 bits of grey or RGB
 _GREY_RAMP = [level for index in range(256) for level in (index, index, index)]
 
 
@@ -94,6 +94,8 @@ def read_truth(path: Path, rule: MaskRule) -> np.ndarray:
         return _is_none_of(values, rule.background)
     if values.dtype == np.uint8 and values.ndim == 2 and not rule.above:
         return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
     levels = values if values.ndim == 2 else values.max(axis=2)
     return (levels > rule.above).astype(np.uint8)
 
@@ -117,7 +119,7 @@ def read_values(path: Path) -> np.ndarray | Image.Image:
         raise UserError(
             f"{path}: it cannot be read ({error.strerror}); check that it exists and who may read it"
         ) from error
-    if data.startswith(_PNG) and data[_COLOUR_TYPE : _COLOUR_TYPE + 1] in (_GREY, _RGB):
+    if data.startswith(_PNG) and data[_PIXEL] in _PLAIN:
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None:
             return values if values.ndim == 2 else np.ascontiguousarray(values[..., ::-1])

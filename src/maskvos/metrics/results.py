@@ -133,7 +133,6 @@ class Summary:
         left_out = Counter(row.left_out for row in self.frames if row.left_out)
         return {
             "sequences": len({row.video for row in self.frames if not row.left_out}),
-            "rows": sum(1 for sequence in self.sequences if sequence.frames),
             "frames": sum(1 for row in self.frames if not row.left_out),
             "left_out": dict(sorted(left_out.items())),
         }
@@ -144,7 +143,9 @@ class Summary:
         rows = [["Sequence", "Frames", *(TITLES.get(name, name) for name in names)]]
         rows += [[sequence.name, str(sequence.frames), *_cells(sequence.values, names)] for sequence in self.sequences]
         means = [(f"class {name}", values) for name, values in self.classes.items()]
-        means += [*self.also.items(), (f"mean over {self.protocol.get('average', 'sequences')}", self.overall)]
+        rows_are = "objects" if self.protocol["objects"] == "match" else "sequences"
+        average = rows_are if self.protocol["average"] == "sequences" else self.protocol["average"]
+        means += [*self.also.items(), (f"mean over {average}", self.overall)]
         last = len(rows)
         rows += [[name, "", *_cells(values, names)] for name, values in means]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -162,7 +163,7 @@ class Summary:
         counts = self.counts
         left_out = ", ".join(f"{count} {reason}" for reason, count in counts["left_out"].items()) or "none"
         lines = [
-            f"protocol {self.protocol.get('name', '')}: {counts['sequences']} sequences, {counts['frames']} frames"
+            f"protocol {self.protocol['name']}: {counts['sequences']} sequences, {counts['frames']} frames"
             f" counted; frames left out: {left_out}"
         ]
         special = Counter(row.note for row in self.frames if row.note and not row.left_out)
