@@ -113,9 +113,17 @@ def test_precomputed_flow_is_read(tmp_path: Path) -> None:
     report = check({"test": partial(triplets, tmp_path, "TestSet", ["DAVIS"])}, FlowStore(None))
     assert report.parts[0].flow == 4
     assert len(report.problems) == 3
-    assert "no flow for the frame" in report.problems[0]
-    assert str(flows / "00001.png") in report.problems[1]
-    assert "is 50x50 and its frame 80x48" in report.problems[2]
+    assert str(flows / "00001.png") in report.problems[0]
+    assert "is 50x50 and its frame 80x48" in report.problems[1]
+    image = tmp_path / "TestSet/DAVIS/cows/Frame/00000.jpg"
+    assert f"1 of 3 frames of 'cows' have no flow, such as {image}" in report.problems[2]
+
+
+def test_a_long_table_of_problems_is_cut() -> None:
+    report = Report([], [f"problem {number}" for number in range(Report.SHOWN + 5)])
+    lines = report.table().splitlines()
+    assert lines[-1] == "  ... and 5 more of their kind"
+    assert len(lines) < Report.SHOWN + 8
 
 
 def test_nothing_to_check() -> None:

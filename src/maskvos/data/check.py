@@ -74,17 +74,21 @@ class Report:
     parts: list[PartReport]
     problems: list[str]
 
+    SHOWN = 100
     TITLES = ("part", "videos", "frames", "annotated", "size", "flow on disk", "foreground")
 
     def table(self) -> str:
-        """Plain text: one line for each part, then the problems."""
+        """Plain text: one line for each part, then the problems (at most `SHOWN` of them)."""
         rows = [list(self.TITLES), *(part.row() for part in self.parts)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(self.TITLES))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
         count = len(self.problems)
         lines += ["", "no problems" if not count else f"{count} problem{'s' if count > 1 else ''}:"]
-        return "\n".join(lines + [f"  {number}. {text}" for number, text in enumerate(self.problems, start=1)])
+        lines += [f"  {number}. {text}" for number, text in enumerate(self.problems[: self.SHOWN], start=1)]
+        if count > self.SHOWN:
+            lines.append(f"  ... and {count - self.SHOWN} more of their kind")
+        return "\n".join(lines)
 
 
 @dataclass
@@ -94,6 +98,7 @@ class _Seen:
     size: tuple[int, int] | None = None
     foreground: float | None = None
     flow: bool = False
+    lacks_flow: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -182,6 +187,12 @@ def _add_video(report: PartReport, video: Video, seen: Sequence[_Seen], problems
             f"{video.dataset}: {video.frames[odd].image} is {width}x{height}, other frames of '{video.name}' are "
             f"{usual[1]}x{usual[0]} (width x height); flow needs one size per video"
         ] = None
+    lacking = [video.frames[i].image for i, result in enumerate(seen) if result.lacks_flow]
+    if lacking:
+        problems[
+            f"{video.dataset}: {len(lacking)} of {len(seen)} frames of '{video.name}' have no flow, such as "
+            f"{lacking[0]}; expected a file '{lacking[0].stem}' among its flow, or compute flow (flow=dis)"
+        ] = None
     shares = [result.foreground for result in seen if result.foreground is not None]
     if shares and not any(shares):
         folder = video.annotated[0].mask
@@ -215,11 +226,7 @@ def _read(video: Video, index: int, flow: FlowStore) -> _Seen:
 def _read_given_flow(video: Video, frame: Frame, size: tuple[int, int], seen: _Seen) -> None:
     """Read flow that was made beforehand; a still image needs none."""
     if frame.flow is None:
-        if len(video.frames) > 1 and frame.mask is not None:
-            seen.problems.append(
-                f"{video.dataset}: no flow for the frame {frame.image}; expected a file '{frame.name}' among the flow "
-                "of its sequence, or compute flow (flow=dis)"
-            )
+        seen.lacks_flow = len(video.frames) > 1 and frame.mask is not None
         return
     try:
         field_size = read_flow(Path(frame.flow)).shape[:2]
