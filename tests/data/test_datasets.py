@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import fakes
@@ -239,6 +241,14 @@ def test_mixtures_add_up() -> None:
 def test_natural_order() -> None:
     names = ["f10", "f9", "a", "10", "9", "f9b", "", "F1"]
     assert sorted(names, key=natural) == ["", "9", "10", "F1", "a", "f9", "f9b", "f10"]
+
+
+@given(st.lists(st.text(), max_size=6), st.text(), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_any_names_have_an_order_and_numbers_count(names: list[str], stem: str, one: int, other: int) -> None:
+    ordered = sorted(names, key=natural)
+    assert sorted(ordered[::-1], key=natural) == ordered or len(set(map(str, map(natural, names)))) < len(names)
+    stem = stem.rstrip("0123456789") + "_"
+    assert (natural(f"{stem}{one}") < natural(f"{stem}{other}")) == (one < other)
 
 
 def test_files_by_name_leaves_out_what_is_no_image(tmp_path: Path) -> None:

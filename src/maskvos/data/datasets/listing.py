@@ -58,7 +58,7 @@ class Problems:
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts ``frame2`` before ``frame10``."""
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in _DIGITS.split(name) if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part]
 
 
 def require_folder(dataset: str, root: Path | str, *parts: str, expected: str) -> Path:
@@ -124,7 +124,7 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
                 "frames are matched by name, so keep one of them"
             )
         found[stem] = folder / name
-    if all(map(str.isdigit, found)) and len(set(map(len, found))) <= 1:
+    if all(map(str.isdecimal, found)) and len(set(map(len, found))) <= 1:
         return found  # numbers with leading zeros, as nearly always: they are in order already
     return {stem: found[stem] for stem in sorted(found, key=natural)}
 
