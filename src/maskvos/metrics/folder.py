@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maskvos.errors import UserError, nearest
-from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol, check_unique
+from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol, Reduced, check_unique
 from maskvos.metrics.reading import SUFFIXES, Kind, image_size, read_picture, read_truth
 from maskvos.metrics.results import FrameScore, Summary
 
@@ -130,21 +130,7 @@ def evaluate_folder(
     if missing == "fail" and problems:
         raise UserError(_complaint(predictions, problems))
 
-    named = {video.name: video for video in videos}
-    parts = {name: protocol.reduce(name, [], video.frames, video.category) for name, video in named.items()}
-    seen = _Seen()
-    work = partial(_score_chunk, protocol=protocol, missing=missing)
-    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
-    with _threads(min(workers or _cores(), len(chunks))) as run, _bar(len(tasks), progress) as advance:
-        outcomes = (outcome for chunk in run(work, chunks) for outcome in chunk)
-        # Outcomes come in order of the videos: each video is averaged, and its frames let go, before the next.
-        for name, pairs in groupby(zip(tasks, outcomes, strict=True), key=lambda pair: pair[0].video):
-            scores = []
-            for _, outcome in pairs:
-                advance()
-                seen.add(outcome)
-                scores += [outcome.score] if outcome.score else []
-            parts[name] = protocol.reduce(name, scores, named[name].frames, named[name].category)
+    parts, seen = _score_all(tasks, videos, protocol, missing, workers or _cores(), progress)
     problems.unreadable = seen.unreadable
     if missing == "fail" and problems:
         raise UserError(_complaint(predictions, problems))
@@ -176,11 +162,9 @@ class _Seen:
         if protocol.objects == "match" or not 0 < self.greatest <= min(protocol.level, MAX_PROPOSALS):
             return
         raise UserError(
-            f"{predictions}: no grey value is above {self.greatest}, so these look like labels and not like maps from"
-            f" 0 to"
-            f" 255, and nothing would be above protocol.threshold={protocol.threshold}; set"
-            f" protocol.threshold=above_0, or"
-            " save 255 for foreground"
+            f"{predictions}: no grey value is above {self.greatest}, so these look like labels and not like maps from 0"
+            f" to 255, and nothing would be above protocol.threshold={protocol.threshold};"
+            " set protocol.threshold=above_0, or save 255 for foreground"
         )
 
     def notes(self) -> list[str]:
@@ -193,6 +177,33 @@ class _Seen:
                 f" {self.kinds['levels']} grey ones (foreground by threshold)"
             )
         return notes
+
+
+def _score_all(
+    tasks: Sequence[_Task],
+    videos: Sequence[Video],
+    protocol: Protocol,
+    missing: Missing,
+    workers: int,
+    progress: bool,
+) -> tuple[dict[str, Reduced], _Seen]:
+    """Score all frames; what `Protocol.reduce` made of each video, by name."""
+    named = {video.name: video for video in videos}
+    parts = {name: protocol.reduce(name, [], video.frames, video.category) for name, video in named.items()}
+    seen = _Seen()
+    work = partial(_score_chunk, protocol=protocol, missing=missing)
+    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    with _threads(min(workers, len(chunks))) as run, _bar(len(tasks), progress) as advance:
+        outcomes = (outcome for chunk in run(work, chunks) for outcome in chunk)
+        # Outcomes come in order of the videos: each video is averaged, and its frames let go, before the next.
+        for name, pairs in groupby(zip(tasks, outcomes, strict=True), key=lambda pair: pair[0].video):
+            scores = []
+            for _, outcome in pairs:
+                advance()
+                seen.add(outcome)
+                scores += [outcome.score] if outcome.score else []
+            parts[name] = protocol.reduce(name, scores, named[name].frames, named[name].category)
+    return parts, seen
 
 
 def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Missing, problems: Problems) -> list[_Task]:

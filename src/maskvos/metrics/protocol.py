@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Trim = Literal["none", "first", "last", "both"]
 Threshold = Literal["above_0", "above_127", "above_128"]
 Average = Literal["sequences", "classes", "frames"]
+Reduced = tuple[list[SequenceScore], list[FrameRow]]
+"""What `Protocol.reduce` makes of a video: its row, or those of its objects, and all its frames."""
+
 MAX_PROPOSALS = 20
 
 SERIES = ("j", "f")
@@ -226,7 +229,7 @@ class Protocol:
         scores: Sequence[FrameScore],
         frames: Sequence[Frame] | None = None,
         category: str | None = None,
-    ) -> tuple[list[SequenceScore], list[FrameRow]]:
+    ) -> Reduced:
         """Average one sequence.
 
         Args:
@@ -322,7 +325,7 @@ class Protocol:
         values = {score.frame: {"j": float(j), "f": float(f)} for score, j, f in zip(counted, *means, strict=True)}
         return rows, values
 
-    def combine(self, parts: Iterable[tuple[list[SequenceScore], list[FrameRow]]]) -> Summary:
+    def combine(self, parts: Iterable[Reduced]) -> Summary:
         """Average what `reduce` made of all sequences.
 
         Raises:
