@@ -244,7 +244,10 @@ def explain(error: Exception) -> str:
     if unknown:
         key = unknown.group(1)
         return f"{key}: there is no such setting; {nearest(key, _keys(compose()))} (--cfg job lists all)"
-    return message if isinstance(error, UserError) else f"{message}\n{error.__cause__ or ''}".strip()
+    if isinstance(error, UserError):
+        # One that was raised in a loading process brings that process's traceback in its text.
+        return message.rsplit("maskvos.errors.UserError: ", 1)[-1].strip()
+    return f"{message}\n{error.__cause__ or ''}".strip()
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:

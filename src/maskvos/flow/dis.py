@@ -19,6 +19,8 @@ PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+# OpenCV's object lets earlier calls shine through on frames of some 40 pixels; below this side each pair gets its own.
+_FORGETFUL = 64
 
 
 class DIS(FlowEstimator):
@@ -49,8 +51,11 @@ class DIS(FlowEstimator):
 
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
         """Flow at the working size, see `FlowEstimator.estimate`."""
-        native = self._opencv()
-        flows = [native.calc(_grey(a), _grey(b), None) for a, b in zip(first, second, strict=True)]
+        small = min(first.shape[-2:]) < _FORGETFUL
+        flows = [
+            (self._create() if small else self._opencv()).calc(_grey(a), _grey(b), None)
+            for a, b in zip(first, second, strict=True)
+        ]
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
 
     def _opencv(self) -> Any:
@@ -58,9 +63,12 @@ class DIS(FlowEstimator):
         if self._native is None or self._process != os.getpid():
             if get_worker_info() is not None:
                 cv2.setNumThreads(0)  # not 1: that would tear down a pool inherited by a fork, and wait for ever
-            self._native = cv2.DISOpticalFlow.create(PRESETS[self.preset])
+            self._native = self._create()
             self._process = os.getpid()
         return self._native
+
+    def _create(self) -> Any:
+        return cv2.DISOpticalFlow.create(PRESETS[self.preset])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_native": None, "_process": 0}

@@ -1,0 +1,18 @@
+"""DIS gives the same flow of a pair whatever it has seen before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maskvos.flow.dis import DIS
+
+
+@pytest.mark.parametrize("size", [(36, 42), (40, 40), (32, 44), (96, 160)])
+def test_flow_of_a_pair_does_not_depend_on_earlier_calls(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = [torch.randint(0, 255, (2, 1, 3, *size), dtype=torch.uint8, generator=generator) for _ in range(6)]
+    used = DIS()
+    later = [used(*pair) for pair in pairs]
+    for pair, flow in zip(pairs, later, strict=True):
+        assert torch.equal(DIS()(*pair), flow)
