@@ -59,7 +59,7 @@ def test_problems_of_reading_are_told_once_with_path_and_expectation(root: Path)
     problems = look(root).problems
     expected = {
         str(images / "cows/00000.jpg"): "0 bytes",
-        str(masks / "cows/00001.png"): "cannot be read",
+        str(masks / "cows/00001.png"): "no whole image",
         str(masks / "cows/00002.png"): "is 20x20 and its frame 80x48",
         str(masks / "blackswan/00001.png"): "is 80x48 and its frame 50x30",
         str(images / "blackswan/00001.jpg"): "flow needs one size per video",

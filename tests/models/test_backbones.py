@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
@@ -57,12 +58,14 @@ class TestEveryBackbone:
         assert all(x.isfinite().all() for x in maps)
 
     def test_images_of_a_batch_do_not_see_one_another(self, backbone: base.Backbone) -> None:
-        images = torch.randn(3, 3, 70, 99, generator=torch.Generator().manual_seed(0))
+        """In float64: a deep network that was never trained makes much of rounding."""
+        backbone = copy.deepcopy(backbone).double()
+        images = torch.randn(3, 3, 70, 99, generator=torch.Generator().manual_seed(0)).double()
         with torch.no_grad():
             together = backbone(images)
             alone = backbone(images[1:2])
         for a, b in zip(together, alone, strict=True):
-            assert (a[1:2] - b).abs().max() <= 1e-4 * b.abs().max().clamp_min(1)
+            torch.testing.assert_close(a[1:2], b, atol=1e-6, rtol=1e-6)
 
     def test_every_scale_depends_on_the_image(self, backbone: base.Backbone) -> None:
         images = torch.randn(1, 3, 64, 64)

@@ -158,6 +158,16 @@ def test_every_model_segments(build: Callable[..., nn.Module], model: str) -> No
         assert network.segment(*inputs(1, 64, 96)).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("part", "choice"),
+    [(folder.name, path.stem) for folder in (CONF / "model").iterdir() if folder.is_dir() for path in folder.iterdir()],
+)
+def test_every_choice_of_a_part_segments(build: Callable[..., nn.Module], part: str, choice: str) -> None:
+    network = build(*TINY, f"model/{part}={choice}").eval()
+    with torch.no_grad():
+        assert network.segment(*inputs(1, 64, 96)).isfinite().all()
+
+
 def test_auxiliary_outputs_change_nothing_else(tiny: MaskVOS) -> None:
     with torch.no_grad():
         logits, auxiliary = tiny.segment(*inputs(2, 64, 96), aux=True)
@@ -312,11 +322,12 @@ def test_it_learns(trained: MaskVOS) -> None:
         assert jaccard(trained.segment(rgb, flow) > 0, mask > 0) > 0.7
 
 
-def test_bfloat16_gives_the_same_masks(trained: MaskVOS) -> None:
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_the_same_masks(trained: MaskVOS, precision: torch.dtype) -> None:
     rgb, flow, _ = moving_squares(16, seed=1000)
     with torch.no_grad():
         full = trained.segment(rgb, flow)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", precision):
             half = trained.segment(rgb, flow)
     assert half.isfinite().all()
     assert jaccard(full > 0, half > 0) > 0.99

@@ -9,13 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from maskvos.data.transforms import Transform
 from maskvos.data.video_io import read_image, read_video
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
+from maskvos.metrics.reading import read_truth
 from maskvos.types import Batch, Frame, MaskRule, Sample, Video
 
 
@@ -34,19 +34,7 @@ def read_mask(path: Path, size: tuple[int, int], rule: MaskRule | None = None) -
         UserError: The file is missing or cannot be decoded, or the mask is of another size and the rule forbids it.
     """
     rule = rule or MaskRule()
-    try:
-        with Image.open(path) as image:
-            if image.mode == "P" and rule.above:
-                values = _palette_values(image, rule.above)
-            elif image.mode in ("LA", "RGBA", "PA"):
-                values = np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
-            else:
-                values = np.asarray(image)
-    except FileNotFoundError as error:
-        raise UserError(f"no mask {path}; download the dataset again or correct its list") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"the mask {path} cannot be read ({error}); download it again") from error
-    mask = _foreground(values, rule)
+    mask = (read_truth(path, rule) != 0).astype(np.uint8)
     if mask.shape == tuple(size):
         return mask
     if not rule.any_size:
@@ -55,24 +43,6 @@ def read_mask(path: Path, size: tuple[int, int], rule: MaskRule | None = None) -
             "they must be of one size, so take both from one release and resolution of the dataset"
         )
     return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _palette_values(image: Image.Image, above: int) -> np.ndarray:
-    """A palette picture where grey maps are expected: its levels if the palette is grey, else labels as two levels."""
-    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
-    if (palette == palette[:, :1]).all():
-        return np.asarray(image.convert("L"))
-    return np.where(np.asarray(image) > 0, above + 1, 0)
-
-
-def _foreground(values: np.ndarray, rule: MaskRule) -> np.ndarray:
-    """Merge objects: (H, W) or (H, W, 3) values of a mask file to (H, W) uint8, 0 or 1."""
-    if rule.background:
-        if values.ndim == 3:
-            values = values.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
-        return (~np.isin(values, rule.background)).astype(np.uint8)
-    mask = (values > rule.above).astype(np.uint8)
-    return mask.max(axis=2) if mask.ndim == 3 else mask
 
 
 class FrameDataset(Dataset[Sample]):

@@ -132,7 +132,7 @@ def read_values(path: Path) -> np.ndarray | Image.Image:
                 return np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
             return np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: it is no whole image ({error}); write it again") from error
+        raise UserError(f"{path}: it is no whole image; write it, or download it, again") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -56,8 +56,8 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Backbone`."""
         height, width = x.shape[-2:]
-        if height % _STRIDE or width % _STRIDE:
-            x = F.pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+        # Without a branch on the size, so that a traced network is open to every size.
+        x = F.pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
         outputs = self.body(x)
         if self._channels_last:
             outputs = [out.permute(0, 3, 1, 2) for out in outputs]
