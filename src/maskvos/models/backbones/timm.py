@@ -61,8 +61,9 @@ class TimmBackbone(Backbone):
         outputs = self.body(x)
         if self._channels_last:
             outputs = [out.permute(0, 3, 1, 2) for out in outputs]
+        # Rounded up without negative numbers, which ONNX divides towards zero.
         return [
-            out[..., : -(-height // stride), : -(-width // stride)]
+            out[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
             for out, stride in zip(outputs, self.strides, strict=True)
         ]
 
