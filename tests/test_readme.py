@@ -57,8 +57,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(compose(["+experiment=swin_t", *TINY, *SMALL], folder / "made"))
-    for name in ("best", "last"):
-        shutil.copy(folder / "made" / "checkpoints" / f"{name}.ckpt", folder / f"{name}.ckpt")
+        for name in ("best", "last"):
+            shutil.copy(folder / "made" / "checkpoints" / f"{name}.ckpt", folder / f"{name}.ckpt")
+        ready = ["task=export", "ckpt_path=best.ckpt", "output=network.onnx"]
+        run(compose(["+experiment=swin_t", *TINY, *SMALL, *ready], folder / "made"))
     return folder
 
 

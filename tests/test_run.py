@@ -106,6 +106,20 @@ def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) 
     assert read_image(masks[0]).shape[:2] == shape[:2]
 
 
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript"])
+def test_an_exported_network_predicts_the_same(trained, data: Path, tmp_path: Path, file_format: str) -> None:
+    frames = build(smoke(data, tmp_path).data.test)()[0].frames[0].image.parent
+    weights, file = checkpoint(trained[0]), tmp_path / "network.bin"
+    run(smoke(data, tmp_path, "task=export", f"ckpt_path={weights}", f"format={file_format}", f"output={file}"))
+    soft = {}
+    for backend, source in (("torch", weights), (file_format, file)):
+        out = tmp_path / backend
+        given = [f"backend={backend}", f"ckpt_path={source}", f"input={frames}", f"output={out}", "writer.kinds=[soft]"]
+        run(smoke(data, tmp_path / "run", "task=predict", *given))
+        soft[backend] = np.stack([read_image(path) for path in sorted(out.rglob("soft/*.png"))]).astype(int)
+    assert np.abs(soft["torch"] - soft[file_format]).max() <= 1
+
+
 def test_resume_continues_where_the_training_stopped(trained, data: Path, tmp_path: Path) -> None:
     cfg = smoke(data, tmp_path, f"ckpt_path={checkpoint(trained[0], 'last')}", "trainer.max_epochs=3")
     before = torch.load(checkpoint(trained[0], "last"), weights_only=True)
@@ -137,6 +151,7 @@ def test_two_runs_with_one_seed_are_equal(data: Path, tmp_path: Path) -> None:
         (["task=tset"], ["task=tset", "'test'"]),
         (["task=predict", "ckpt_path=CKPT"], ["input="]),
         (["task=test"], ["ckpt_path="]),
+        (["task=predict", "input=x", "backend=onxx", "ckpt_path=CKPT"], ["'onnx'"]),
         (["task=test", "ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
         (["task=predict", "ckpt_path=CKPT", "input=nowhere.mp4"], ["nowhere.mp4"]),
         (["task=test", "ckpt_path=CKPT", "backbone=resnet18"], ["best.ckpt", "smoke"]),

@@ -28,6 +28,8 @@ from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
 from maskvos.metrics import evaluate_folder
 from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
+from maskvos.models.export import ExportedNetwork, suffix_of
+from maskvos.models.export import export as write_exported
 from maskvos.system import SegmentationSystem
 
 log = logging.getLogger(__name__)
@@ -125,10 +127,11 @@ def predict(cfg: DictConfig) -> dict[str, float]:
     """Write masks for a movie, a folder of frames, or a folder of such."""
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
-    system = trained_system(cfg)
+    system = trained_system(cfg) if cfg.backend == "torch" else exported_system(cfg)
     # What the masks depend on beside the weights: a repeated run goes on only where all of this is the same.
     settings = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "flow")}
-    writer = build(cfg.writer, settings={**settings, "size": list(cfg.data.size)})
+    output = cfg.output or Path(cfg.paths.run) / "predictions"
+    writer = build(cfg.writer, output=str(output), settings={**settings, "size": list(cfg.data.size)})
     trainer = build_trainer(cfg, extra=[writer], logged=False)
     trainer.predict(system, build(cfg.data), return_predictions=False)
     return writer.metrics()
@@ -177,6 +180,22 @@ def trained_system(cfg: DictConfig) -> SegmentationSystem:
     return system
 
 
+def exported_system(cfg: DictConfig) -> SegmentationSystem:
+    """The system around a file that `export` wrote; it segments, and cannot be trained."""
+    if cfg.ckpt_path is None:
+        raise UserError(f"task={cfg.task} backend={cfg.backend}: give ckpt_path=<file of task=export>")
+    network = ExportedNetwork(cfg.ckpt_path, cfg.backend)
+    return SegmentationSystem(network, build(cfg.loss), build(cfg.protocol))
+
+
+def export(cfg: DictConfig) -> dict[str, float]:
+    """Write the network into a file that runs without maskvos."""
+    path = Path(cfg.output or Path(cfg.paths.run) / f"{cfg.name}{suffix_of(cfg.format)}")
+    write_exported(trained_system(cfg).network.eval(), path, cfg.format, tuple(cfg.data.size))
+    log.info("exported: %s (%.1f MB), checked against PyTorch", path, path.stat().st_size / 1e6)
+    return {"export/bytes": float(path.stat().st_size)}
+
+
 def scores(trainer: pl.Trainer) -> dict[str, float]:
     """The last logged metrics as plain numbers."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -189,6 +208,7 @@ TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
     "evaluate": evaluate,
     "check": check,
     "flow": flow,
+    "export": export,
 }
 
 
@@ -202,7 +222,12 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise UserError(f"task={cfg.task}: there is no such task; {nearest(str(cfg.task), TASKS)}")
     if cfg.seed is not None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    return TASKS[cfg.task](cfg)
+    try:
+        return TASKS[cfg.task](cfg)
+    finally:
+        # Or the next run of this process, such as a sweep's, would be logged as this one going on.
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()
 
 
 def refuse_nested_launch(cfg: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import tempfile
@@ -22,6 +23,18 @@ _TOLERANCE = 1e-3
 _OPSET = 17
 _INPUTS = ("rgb", "flow")
 _SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
+
+
+def suffix_of(file_format: str) -> str:
+    """The suffix that files of a format have.
+
+    Raises:
+        UserError: The format is unknown.
+    """
+    for suffix, name in _SUFFIXES.items():
+        if name == file_format:
+            return suffix
+    raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, set(_SUFFIXES.values()))}")
 
 
 class _Segment(nn.Module):
@@ -156,6 +169,38 @@ def load_exported(
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(f"exported network: '{path}' cannot be read as {chosen} ({str(error)[:120]})") from error
     return torch.no_grad()(module)
+
+
+class ExportedNetwork(nn.Module):
+    """A file that `export` wrote, in the place of the network.
+
+    Args:
+        path: The file.
+        file_format: As for `export`.
+
+    Raises:
+        UserError: As `load_exported`.
+    """
+
+    digest: Tensor
+
+    def __init__(self, path: str | Path, file_format: str) -> None:
+        super().__init__()
+        suffix_of(file_format)
+        self._segment = load_exported(path, file_format)
+        # Stands for the weights, so that results of two files are not taken for one another's.
+        digest = hashlib.sha256(Path(path).read_bytes()).digest()
+        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
+
+    def segment(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
+        """As `MaskVOS.segment`, but the motion stream always sees the flow.
+
+        Raises:
+            UserError: A sample asks that it see the frame.
+        """
+        if motion is not None and not bool(motion.all()):
+            raise UserError("an exported network cannot leave the motion out; use backend=torch for still images")
+        return self._segment(rgb, flow)
 
 
 def _load_onnx(path: Path, threads: int | None) -> Callable[[Tensor, Tensor], Tensor]:
