@@ -145,6 +145,13 @@ def test_two_runs_with_one_seed_are_equal(data: Path, tmp_path: Path) -> None:
     assert run(smoke(data, tmp_path / "c", "seed=1", "trainer.max_epochs=1")) != pytest.approx(runs[0], abs=1e-6)
 
 
+def test_sequences_of_one_frame_train_and_a_protocol_that_counts_none_says_so(data: Path, tmp_path: Path) -> None:
+    short = [f"data.{part}.frames=1" for part in ("train", "val")] + ["trainer.max_epochs=1"]
+    assert 0 <= run(smoke(data, tmp_path / "a", *short))["val/jf"] <= 1
+    with pytest.raises(UserError, match="counts none of the val frames"):
+        run(smoke(data, tmp_path / "b", *short, "protocol=davis2016"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

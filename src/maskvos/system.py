@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from maskvos import __version__
+from maskvos.errors import UserError
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.video import VideoMetric
 from maskvos.models.network import MaskVOS
@@ -154,6 +155,11 @@ class SegmentationSystem(pl.LightningModule):
     def _log_scores(self, metric: VideoMetric, stage: str) -> None:
         # Already the same on every process: the metric gathers its frames itself.
         scores = metric.compute()
+        if not scores:
+            raise UserError(
+                f"protocol={metric.protocol.name}: it counts none of the {stage} frames (trim={metric.protocol.trim}, "
+                "and every sequence is too short); use longer sequences or protocol=all_frames"
+            )
         for name, value in scores.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "jf")
         if stage == "val":
