@@ -46,7 +46,7 @@ def main() -> None:
                 "truth": read_image(frame.mask)[..., 0] > 0,
             }
         )
-    write_image(folder / "contact_sheet.png", contact_sheet(rows, height=192))
+    write_image(folder / "contact_sheet.png", contact_sheet(rows, height=144))
 
     print(f"\nheld-out clips: J {scores['test/j']:.3f}  F {scores['test/f']:.3f}  J&F {scores['test/jf']:.3f}")
     print(f"checkpoint:     {folder / 'checkpoints' / 'best.ckpt'}")

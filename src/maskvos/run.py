@@ -67,6 +67,9 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
 
 def build_system(cfg: DictConfig) -> SegmentationSystem:
     """The LightningModule with network, loss, protocol, optimiser and schedule."""
+    if cfg.ckpt_path is not None:
+        for encoder in filter(None, (cfg.model.rgb_encoder, cfg.model.flow_encoder)):
+            encoder.pretrained = False  # the checkpoint brings these weights: nothing is to be fetched
     return SegmentationSystem(
         network=build(cfg.model),
         loss=build(cfg.loss),

@@ -85,7 +85,7 @@ def test_a_change_of_any_setting_reads_nothing_stale(make_video: MakeVideo, tmp_
         FlowStore(Difference(max_size=7), cache),
         FlowStore(Difference(), cache, direction="backward"),
         FlowStore(Difference(), cache, gap=2),
-        FlowStore(Difference(), cache, format="flo"),
+        FlowStore(Difference(), cache, format="png"),
     ]
     paths = {FlowStore(Difference(), cache).path(video, 2)}
     for store in others:

@@ -63,7 +63,7 @@ class FlowStore:
         direction: str = "forward",
         gap: int = 1,
         both_ways: bool = False,
-        format: str = "png",
+        format: str = "flo",
         pictures: bool = False,
         max_flow: float = 1.0,
     ) -> None:
