@@ -33,6 +33,7 @@ ROOMS = [
     ["schedules"],
     ["system"],
     ["writers"],
+    ["benchmark"],
     ["callbacks"],
     ["report"],
     ["run"],

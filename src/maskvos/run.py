@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from maskvos.benchmark import benchmark as measure_speed
 from maskvos.data.check import check as check_data
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
@@ -67,9 +68,9 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
 
 def build_system(cfg: DictConfig) -> SegmentationSystem:
     """The LightningModule with network, loss, protocol, optimiser and schedule."""
-    if cfg.ckpt_path is not None:
+    if cfg.ckpt_path is not None or cfg.task == "benchmark":
         for encoder in filter(None, (cfg.model.rgb_encoder, cfg.model.flow_encoder)):
-            encoder.pretrained = False  # the checkpoint brings these weights: nothing is to be fetched
+            encoder.pretrained = False  # a checkpoint brings these weights, speed needs none
     return SegmentationSystem(
         network=build(cfg.model),
         loss=build(cfg.loss),
@@ -202,6 +203,23 @@ def export(cfg: DictConfig) -> dict[str, float]:
     return {"export/bytes": float(path.stat().st_size)}
 
 
+def benchmark(cfg: DictConfig) -> dict[str, float]:
+    """Measure the speed of the network alone and of everything from movie to movie."""
+    options, system, datamodule = build(cfg.benchmark), build_system(cfg), build(cfg.data)
+    if cfg.ckpt_path is None:
+        log.warning("task=benchmark: random weights, as there is no ckpt_path; speed hardly depends on them")
+    else:
+        load_weights(system, cfg.ckpt_path)
+    video = None if cfg.input is None else datamodule.videos("predict")[0]
+    accelerator, precision = str(cfg.trainer.accelerator), str(cfg.trainer.precision)
+    report = measure_speed(system.network, datamodule, options, video, accelerator, precision)
+    folder = Path(cfg.output or Path(cfg.paths.run) / "benchmark")
+    report.write(folder)
+    print(report.table())
+    log.info("figures: %s", folder)
+    return report.metrics()
+
+
 def scores(trainer: pl.Trainer) -> dict[str, float]:
     """The last logged metrics as plain numbers."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -215,6 +233,7 @@ TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
     "check": check,
     "flow": flow,
     "export": export,
+    "benchmark": benchmark,
 }
 
 
