@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from fakes import DAVIS_SPLITS, write_davis, write_folder
 from maskvos.data.video_io import VideoWriter
@@ -72,6 +74,19 @@ def test_command_runs(command: list[str], place: Path, tmp_path: Path, monkeypat
         command = [re.sub(r"max_epochs=\d+", "max_epochs=2", part) for part in command]
     metrics = run(compose([*command, *TINY, *own], tmp_path))
     assert isinstance(metrics, dict)
+
+
+def test_yaml_of_the_readme_names_what_there_is() -> None:
+    (text,) = blocks("yaml")
+    module, _, name = yaml.safe_load(text)["_target_"].rpartition(".")
+    assert hasattr(importlib.import_module(module), name)
+
+
+def test_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(place)
+    (code,) = blocks("python")
+    exec(code, {})
+    assert "mean over sequences" in capsys.readouterr().out
 
 
 def test_readme_shows_what_it_promises() -> None:

@@ -55,7 +55,7 @@ def test_training_returns_metrics_and_leaves_checkpoints(trained) -> None:
     for name in ("best", "last"):
         content = torch.load(checkpoint(cfg, name), weights_only=True)
         assert content["maskvos"]["config"]["name"] == "smoke"
-    with (Path(cfg.paths.run) / "csv" / "metrics.csv").open() as file:
+    with (Path(cfg.paths.run) / "csv" / "train" / "metrics.csv").open() as file:
         assert any(row.get("val/jf") for row in csv.DictReader(file))
     assert list((Path(cfg.paths.run) / "panels").glob("*.png"))
 
@@ -129,6 +129,30 @@ def test_resume_continues_where_the_training_stopped(trained, data: Path, tmp_pa
     assert after["global_step"] == before["global_step"] * 3 // 2
 
 
+def test_a_resumed_training_keeps_the_best_of_both(trained, data: Path, tmp_path: Path) -> None:
+    source = torch.load(checkpoint(trained[0], "last"), weights_only=True)
+    states = {key: state for key, state in source["callbacks"].items() if key.startswith("BestCheckpoint")}
+    (state,) = states.values()
+    state["best_model_score"] = torch.tensor(2.0)  # no epoch to come can be better
+    torch.save(source, tmp_path / "last.ckpt")
+    cfg = smoke(data, tmp_path / "run", f"ckpt_path={tmp_path / 'last.ckpt'}", "trainer.max_epochs=3")
+    run(cfg)
+    assert checkpoint(cfg).read_bytes() == checkpoint(trained[0]).read_bytes()
+    # Nothing left to train is no error either.
+    run(smoke(data, tmp_path / "done", f"ckpt_path={tmp_path / 'last.ckpt'}", "trainer.max_epochs=2"))
+
+
+def test_a_checkpoint_brings_its_weights_and_leaves_the_config_alone(trained, data: Path, tmp_path: Path) -> None:
+    cfg = smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}")
+    cfg.backbone.pretrained = True  # `tiny` has no published weights: to fetch them would fail
+    run(cfg)
+    assert cfg.backbone.pretrained is True
+
+
+def test_trains_without_a_logger(data: Path, tmp_path: Path) -> None:
+    assert "val/jf" in run(smoke(data, tmp_path, "logger=none", "trainer.max_epochs=1"))
+
+
 def test_init_from_takes_the_weights_and_starts_at_the_first_epoch(trained, data: Path, tmp_path: Path) -> None:
     cfg = smoke(data, tmp_path, f"init_from={checkpoint(trained[0])}", "trainer.max_epochs=1", "optim.lr=0.0")
     run(cfg)
@@ -158,6 +182,9 @@ def test_sequences_of_one_frame_train_and_a_protocol_that_counts_none_says_so(da
         (["task=tset"], ["task=tset", "'test'"]),
         (["task=predict", "ckpt_path=CKPT"], ["input="]),
         (["task=test"], ["ckpt_path="]),
+        (["ckpt_path=CKPT", "init_from=CKPT"], ["give one"]),
+        (["+local.paths.data=x"], ["# @package _global_"]),
+        (["callbacks.best.monitor=val/jff", "trainer.max_epochs=1"], ["'val/jf'"]),
         (["task=predict", "input=x", "backend=onxx", "ckpt_path=CKPT"], ["'onnx'"]),
         (["task=test", "ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
         (["task=predict", "ckpt_path=CKPT", "input=nowhere.mp4"], ["nowhere.mp4"]),

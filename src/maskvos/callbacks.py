@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
 
 from maskvos.data.video_io import write_image
 from maskvos.draw import contact_sheet
+from maskvos.errors import UserError, nearest
 from maskvos.flow.codec import flow_to_rgb
-from maskvos.types import Batch
+from maskvos.metrics.video import VideoMetric
 
 
 class Progress(TQDMProgressBar):
@@ -26,8 +27,39 @@ class Progress(TQDMProgressBar):
         """A bar that counts frames: a stream of video has no known number of batches."""
         bar = super().init_predict_tqdm()
         bar.unit = "frame"
-        bar.unit_scale = self.trainer.datamodule.eval_batch_size
+        bar.unit_scale = self.trainer.datamodule.eval_batch_size  # type: ignore[attr-defined]
         return bar
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best checkpoint by a validation score; a training resumed in another folder takes the best so far along."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the state in a checkpoint, with a copy of the file that was best then."""
+        best, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        if state_dict["dirpath"] != self.dirpath and best.is_file():
+            target = Path(str(self.dirpath)) / best.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_suffix(".part")
+            shutil.copyfile(best, part)
+            part.replace(target)
+            moved = {"dirpath": self.dirpath, "best_model_path": str(target), "kth_best_model_path": str(target)}
+            state_dict = {**state_dict, **moved, "best_k_models": {str(target): score}, "kth_value": score}
+        super().load_state_dict(state_dict)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if this is the best.
+
+        Raises:
+            UserError: The protocol gives no score of the name that is to be watched.
+        """
+        scores = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        if not trainer.sanity_checking and self.monitor not in scores:
+            raise UserError(
+                f"callbacks.best.monitor={self.monitor}: the protocol gives no such score; "
+                f"{nearest(str(self.monitor), scores)} (mode=min where less is better)"
+            )
+        super().on_validation_end(trainer, pl_module)
 
 
 class ImagePanels(Callback):
@@ -52,12 +84,12 @@ class ImagePanels(Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Tensor,
-        batch: Batch,
+        outputs: Any,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first frame of every n-th batch."""
+        """Keep the first frame of every n-th `Batch`; ``outputs`` are its logits (B, 1, H, W)."""
         batches = int(trainer.num_val_batches[dataloader_idx])
         if trainer.sanity_checking or len(self.rows) >= self.count or batch_idx % max(1, batches // self.count):
             return
@@ -118,7 +150,7 @@ class TestResults(Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the frames of all processes, and let the first one write."""
-        summary = pl_module.test_metric.summary()
+        summary = cast(VideoMetric, pl_module.test_metric).summary()
         if trainer.is_global_zero:
             summary.write(self.folder)
             print(summary.table())

@@ -14,15 +14,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from maskvos.benchmark import benchmark as measure_speed
 from maskvos.data.check import check as check_data
@@ -32,6 +34,7 @@ from maskvos.metrics import evaluate_folder
 from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
 from maskvos.models.export import ExportedNetwork, suffix_of
 from maskvos.models.export import export as write_exported
+from maskvos.models.network import MaskVOS
 from maskvos.system import SegmentationSystem
 
 log = logging.getLogger(__name__)
@@ -66,19 +69,26 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
         raise
 
 
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as plain containers, everything resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
 def build_system(cfg: DictConfig) -> SegmentationSystem:
     """The LightningModule with network, loss, protocol, optimiser and schedule."""
+    model = OmegaConf.create(plain(cfg.model))
     if cfg.ckpt_path is not None or cfg.task == "benchmark":
-        for encoder in filter(None, (cfg.model.rgb_encoder, cfg.model.flow_encoder)):
-            encoder.pretrained = False  # a checkpoint brings these weights, speed needs none
+        for encoder in filter(None, (model.rgb_encoder, model.flow_encoder)):
+            if "pretrained" in encoder:
+                encoder.pretrained = False  # a checkpoint brings these weights, speed needs none
     return SegmentationSystem(
-        network=build(cfg.model),
+        network=build(model),
         loss=build(cfg.loss),
         protocol=build(cfg.protocol),
         optimizer=build(cfg.optim),
         schedule=build(cfg.schedule),
         aux_weight=cfg.aux_weight,
-        config=OmegaConf.to_container(cfg, resolve=True),
+        config=plain(cfg),
     )
 
 
@@ -87,9 +97,11 @@ def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bo
     # A part that the command line sets to null is left out.
     loggers = [build(node) for node in cfg.logger.values() if node] if logged else []
     callbacks = [build(node) for node in cfg.callbacks.values() if node]
+    if not loggers:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     trainer = build(cfg.trainer, callbacks=[*callbacks, *extra], logger=loggers or False)
     for logger in trainer.loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger.log_hyperparams(plain(cfg))
     return trainer
 
 
@@ -105,6 +117,8 @@ def load_weights(system: SegmentationSystem, path: str | Path, strict: bool = Tr
 
 def train(cfg: DictConfig) -> dict[str, float]:
     """Train; leaves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run's folder."""
+    if cfg.ckpt_path is not None and cfg.init_from is not None:
+        raise UserError("ckpt_path resumes a training with its weights, init_from starts one from weights; give one")
     system, datamodule, trainer = build_system(cfg), build(cfg.data), build_trainer(cfg)
     if cfg.ckpt_path is not None:
         load_weights(system, cfg.ckpt_path)  # says what does not fit before anything starts
@@ -116,7 +130,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log.warning("interrupted; continue with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
         raise
     best = trainer.checkpoint_callback
-    if best is not None and best.best_model_path:
+    if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
     log.info("run: %s", trainer.default_root_dir)
     return scores(trainer)
@@ -136,9 +150,15 @@ def predict(cfg: DictConfig) -> dict[str, float]:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
     system = trained_system(cfg) if cfg.backend == "torch" else exported_system(cfg)
     # What the masks depend on beside the weights: a repeated run goes on only where all of this is the same.
-    settings = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "flow")}
+    made = plain(cfg)
+    settings = {
+        **{key: made[key] for key in ("model", "backend")},
+        **{key: made["data"][key] for key in ("size", "motion_as_option")},
+        "precision": made["trainer"]["precision"],
+        "flow": {key: made["flow"].get(key) for key in ("estimator", "direction", "gap")},
+    }
     output = cfg.output or Path(cfg.paths.run) / "predictions"
-    writer = build(cfg.writer, output=str(output), settings={**settings, "size": list(cfg.data.size)})
+    writer = build(cfg.writer, output=str(output), settings=settings)
     trainer = build_trainer(cfg, extra=[writer], logged=False)
     trainer.predict(system, build(cfg.data), return_predictions=False)
     return writer.metrics()
@@ -192,7 +212,7 @@ def exported_system(cfg: DictConfig) -> SegmentationSystem:
     if cfg.ckpt_path is None:
         raise UserError(f"task={cfg.task} backend={cfg.backend}: give ckpt_path=<file of task=export>")
     network = ExportedNetwork(cfg.ckpt_path, cfg.backend)
-    return SegmentationSystem(network, build(cfg.loss), build(cfg.protocol))
+    return SegmentationSystem(cast(MaskVOS, network), build(cfg.loss), build(cfg.protocol))
 
 
 def export(cfg: DictConfig) -> dict[str, float]:
@@ -245,6 +265,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """
     if cfg.task not in TASKS:
         raise UserError(f"task={cfg.task}: there is no such task; {nearest(str(cfg.task), TASKS)}")
+    if cfg.get("local"):
+        raise UserError(
+            'conf/local/default.yaml is not read as it stands: its first line must be "# @package _global_"'
+        )
     if cfg.seed is not None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
@@ -257,9 +281,13 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
 def refuse_nested_launch(cfg: DictConfig) -> None:
     """A sweep whose jobs start processes of their own would be started again, whole, by each of these."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "auto", [0]):
+    devices = cfg.trainer.devices
+    several = len(devices) > 1 if isinstance(devices, ListConfig) else str(devices) not in ("1", "auto")
+    if devices == "auto":
+        several = torch.cuda.device_count() > 1
+    if HydraConfig.get().mode == RunMode.MULTIRUN and several:
         raise UserError(
-            f"-m with trainer.devices={cfg.trainer.devices}: every process of a job would launch the sweep again; "
+            f"-m with trainer.devices={devices}: every process of a job would launch the sweep again; "
             "sweep with trainer.devices=1, or start the runs one by one"
         )
 
@@ -287,12 +315,12 @@ def _fail(error: Exception) -> int:
 def explain(error: Exception) -> str:
     """What went wrong, with the nearest right name where a name was mistyped."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name}: there is no such {group}; {nearest(name, error.options)}"
     message = str(error)
     unknown = re.search(r"Could not override '([\w.@/]+)'", message)
     if unknown:
-        key = unknown.group(1)
+        key = str(unknown.group(1))
         return f"{key}: there is no such setting; {nearest(key, _keys(compose()))} (--cfg job lists all)"
     if isinstance(error, UserError):
         # One that was raised in a loading process brings that process's traceback in its text.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,7 +18,7 @@ from maskvos.errors import UserError
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.video import VideoMetric
 from maskvos.models.network import MaskVOS
-from maskvos.types import Batch
+from maskvos.types import Batch, Video
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, 1, H, W) of a batch."""
-        return self.network.segment(batch["rgb"], batch["flow"], batch.get("motion"))
+        return cast(Tensor, self.network.segment(batch["rgb"], batch["flow"], batch.get("motion")))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch, with the intermediate masks' losses where they are asked for."""
@@ -117,7 +117,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Tell the metric which frames there are, so that it knows a sequence's first and last."""
-        self.val_metric.expect(self.trainer.datamodule.videos("val"))
+        self.val_metric.expect(self._videos("val"))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
@@ -132,8 +132,9 @@ class SegmentationSystem(pl.LightningModule):
         self._log_scores(self.val_metric, "val")
 
     def on_test_epoch_start(self) -> None:
-        """Tell the metric which frames there are."""
-        self.test_metric.expect(self.trainer.datamodule.videos("test"))
+        """Tell the metric which frames there are, and let it forget an earlier test."""
+        self.test_metric.reset()
+        self.test_metric.expect(self._videos("test"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
@@ -149,6 +150,9 @@ class SegmentationSystem(pl.LightningModule):
         """Foreground probabilities, one (H0, W0) float32 array for each frame, at its own size."""
         return probabilities(self(batch), batch["size"])
 
+    def _videos(self, part: str) -> list[Video]:
+        return self.trainer.datamodule.videos(part)  # type: ignore[attr-defined]
+
     def _score(self, metric: VideoMetric, logits: Tensor, batch: Batch) -> None:
         metric.update(probabilities(logits, batch["size"]), batch["truth"], batch["video"], batch["frame"])
 
@@ -157,8 +161,9 @@ class SegmentationSystem(pl.LightningModule):
         scores = metric.compute()
         if not scores:
             raise UserError(
-                f"protocol={metric.protocol.name}: it counts none of the {stage} frames (trim={metric.protocol.trim}, "
-                "and every sequence is too short); use longer sequences or protocol=all_frames"
+                f"protocol={metric.protocol.name}: it counts none of the {stage} frames that were read (trim="
+                f"{metric.protocol.trim}); use longer sequences, a larger trainer.limit_{stage}_batches or "
+                "protocol=all_frames"
             )
         for name, value in scores.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "jf")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from torch import Tensor
 
 from maskvos.errors import UserError
+
+if TYPE_CHECKING:  # whoever scores masks with a list of videos needs no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -198,8 +198,10 @@ class VideoDataModule(pl.LightningDataModule):
             motion_as_option=self.motion_as_option,
         )
         replicas, rank = self._processes()
+        # Without a given seed each process drew its own, and the processes would not share out the same order.
+        seed = self.seed if self.trainer is None else self.trainer.strategy.broadcast(self.seed)
         groups = [dataset.videos[video].dataset for video in dataset.pairs[:, 0]]
-        sampler = EpochSampler(groups, self.weights, self.samples_per_epoch, self.seed, replicas, rank)
+        sampler = EpochSampler(groups, self.weights, self.samples_per_epoch, seed, replicas, rank)
         return self._loader(
             dataset,
             batch_size=self.batch_size,
