@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
 
 from maskvos.data.video_io import VideoWriter, read_image, read_video
 from maskvos.errors import UserError
@@ -127,6 +128,31 @@ def test_resume_continues_where_the_training_stopped(trained, data: Path, tmp_pa
     after = torch.load(checkpoint(cfg, "last"), weights_only=True)
     assert (before["epoch"], after["epoch"]) == (1, 2)
     assert after["global_step"] == before["global_step"] * 3 // 2
+
+
+class Interrupt(Callback):
+    """Ctrl-C after some batches of the second epoch."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_epoch_goes_on_with_what_it_has_not_seen(data: Path, tmp_path: Path) -> None:
+    epochs = ["trainer.max_epochs=3", "schedule=cosine_warmup", "augment=none"]
+    whole = smoke(data, tmp_path / "whole", *epochs)
+    run(whole)
+    cut = smoke(data, tmp_path / "cut", *epochs, "+callbacks.interrupt._target_=test_run.Interrupt")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        run(cut)
+    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    rest = smoke(data, tmp_path / "rest", *epochs, f"ckpt_path={checkpoint(cut, 'last')}")
+    run(rest)
+    ends = [torch.load(checkpoint(cfg, "last"), weights_only=True) for cfg in (whole, rest)]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 12
+    for key, value in ends[0]["state_dict"].items():
+        torch.testing.assert_close(ends[1]["state_dict"][key], value, atol=1e-6, rtol=0)
 
 
 def test_a_resumed_training_keeps_the_best_of_both(trained, data: Path, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ from maskvos.system import SegmentationSystem
 log = logging.getLogger(__name__)
 # Lightning's use of torch's internals, of no concern to whoever trains.
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+# Not true of this project's loaders, whose sampler goes on where the epoch was interrupted.
+warnings.filterwarnings("ignore", message=r"[\s\S]*your dataloader is\s+not resumable")
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())

@@ -66,6 +66,8 @@ class EpochSampler(DistributedSampler):
             self.weights = [float(weights[name]) for name in present]
         self.total = samples_per_epoch or len(names)
         self.num_samples = -(-self.total // num_replicas)
+        # Epoch and number of its samples that an interrupted training has seen already.
+        self.seen = (0, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         """Yield (epoch, index) pairs; no sample comes twice before all of its dataset came once."""
@@ -80,7 +82,8 @@ class EpochSampler(DistributedSampler):
         order = rng.permutation(np.concatenate(drawn))
         # Every process gets equally many, as the gradients' exchange needs; the first samples fill up.
         order = np.resize(order, self.num_samples * self.num_replicas)
-        for index in order[self.rank :: self.num_replicas]:
+        epoch, count = self.seen
+        for index in order[self.rank :: self.num_replicas][count if epoch == self.epoch else 0 :]:
             yield self.epoch, int(index)
 
     def __len__(self) -> int:
@@ -153,6 +156,18 @@ class VideoDataModule(pl.LightningDataModule):
         # Set by whoever writes predictions, so that a repeated run leaves finished videos out.
         self.done: Callable[[str], bool] | None = None
         self._videos: dict[str, list[Video]] = {}
+        self._seen = (0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the training is in its epoch; travels in checkpoints."""
+        if self.trainer is None:
+            return {}
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"epoch": self.trainer.current_epoch, "samples": batches * self.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue an interrupted epoch with the samples that it has not seen."""
+        self._seen = (state_dict.get("epoch", 0), state_dict.get("samples", 0))
 
     def setup(self, stage: str) -> None:
         """List the videos of a stage (``fit``, ``validate``, ``test`` or ``predict``).
@@ -202,6 +217,7 @@ class VideoDataModule(pl.LightningDataModule):
         seed = self.seed if self.trainer is None else self.trainer.strategy.broadcast(self.seed)
         groups = [dataset.videos[video].dataset for video in dataset.pairs[:, 0]]
         sampler = EpochSampler(groups, self.weights, self.samples_per_epoch, seed, replicas, rank)
+        sampler.seen = self._seen
         return self._loader(
             dataset,
             batch_size=self.batch_size,
