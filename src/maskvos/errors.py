@@ -10,7 +10,12 @@ class UserError(ValueError):
     """Something that the user gave does not fit; the message says what, why, and what to do.
 
     The entrypoint prints it without a traceback and exits with status 2.
+
+    Attributes:
+        unwritable: A file could not be written, so that other files cannot be expected to fare better.
     """
+
+    unwritable = False
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:

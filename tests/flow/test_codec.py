@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,6 @@ from maskvos.flow.codec import (
     flow_to_rgb_tensor,
     read_flow,
     rgb_to_flow,
-    write_atomic,
     write_flow,
     write_flow_picture,
 )
@@ -221,17 +219,3 @@ def test_wrong_use_is_explained(tmp_path: Path) -> None:
         write_flow(tmp_path / "a.flo", np.zeros((4, 4, 3), np.float32))
     with pytest.raises(UserError, match=r"choose \.png"):
         write_flow_picture(tmp_path / "a.jpg", random_flow(0))
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "a.txt"
-    write_atomic(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]

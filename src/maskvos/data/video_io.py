@@ -5,7 +5,6 @@ Whatever FFmpeg's libraries inside PyAV can read is read; what is written plays 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import tempfile
@@ -22,7 +21,19 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from maskvos.errors import UserError
-from maskvos.flow.codec import write_atomic
+from maskvos.files import cannot_write, read_image, write_bytes
+
+__all__ = [
+    "VideoInfo",
+    "VideoWriter",
+    "ensure_writable",
+    "probe",
+    "read_image",
+    "read_video",
+    "uneven_times",
+    "write_bytes",
+    "write_image",
+]
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +42,6 @@ _DEFAULT_RATE = Fraction(25)
 _CLOCK = 90_000
 _BT709 = 1  # FFmpeg's number for it in colorspace, color_primaries and color_trc
 _LIMITED = 1  # FFmpeg's number for luma from 16 to 235
-# How JPEG and PNG begin, what their pixels follow, and what comes after the last pixel: a decoder fills what is missing
-# of a file that was cut with grey, and does not complain. (A preview inside a JPEG has marks of its own, before.)
-_MARKS = ((b"\xff\xd8", b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND"))
 
 
 @dataclass(frozen=True)
@@ -239,7 +247,7 @@ class VideoWriter:
         try:
             self._container = av.open(str(self.partial), "w", format="mp4", options={"movflags": "+faststart"})
         except (av.error.FFmpegError, OSError) as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         self._stream: VideoStream | None = None
 
     def __enter__(self) -> VideoWriter:
@@ -296,7 +304,7 @@ class VideoWriter:
             os.replace(self.partial, self.path)
         except (av.error.FFmpegError, OSError) as error:
             self.partial.unlink(missing_ok=True)
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def abort(self) -> None:
         """Give up: nothing remains of the movie."""
@@ -327,33 +335,10 @@ class VideoWriter:
             self._container.mux(self._stream.encode(picture))
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
 
 # -------------------------------------------------------------------- images
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as it is seen: turned by its EXIF tag, without transparency.
-
-    Returns:
-        (H, W, 3) uint8 RGB; grey becomes three equal channels, 16 bits become 8.
-
-    Raises:
-        UserError: It is missing, is no image, or was cut.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"the image {path} cannot be read ({error.strerror}); check the path") from error
-    for start, pixels, end in _MARKS:
-        if data.startswith(start) and data.rfind(end) < data.rfind(pixels):
-            raise UserError(f"the image {path} is cut short ({len(data)} bytes); copy or export it again")
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if bgr is None:
-        raise UserError(f"{path} ({len(data)} bytes) is not an image that can be decoded; copy or export it again")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -381,18 +366,6 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_bytes(path, data.tobytes())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: The disk is full, or the place cannot be written to; files written before stay.
-    """
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
 def ensure_writable(folder: Path) -> None:
     """Make a folder and try whether files can be made in it, before any work is done for it.
 
@@ -408,15 +381,3 @@ def ensure_writable(folder: Path) -> None:
             f"cannot write to the folder {folder} ({error.strerror}); choose another with output=<folder>, or change "
             "its permissions"
         ) from error
-
-
-def _cannot_write(path: Path, error: OSError | av.error.FFmpegError) -> UserError:
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return UserError(
-            f"the disk is full: {path} could not be written, and nothing of it was left; files finished before it are "
-            "whole and stay. Make room and run the same command again, or choose another place"
-        )
-    return UserError(
-        f"{path} could not be written ({getattr(error, 'strerror', None) or error}), and nothing of it was left; files "
-        "finished before it stay. Choose another place or change its permissions"
-    )

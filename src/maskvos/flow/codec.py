@@ -6,8 +6,6 @@ A flow map in numpy is (H, W, 2) float32, pixels of its own grid, x then y; in t
 from __future__ import annotations
 
 import math
-import os
-import uuid
 from pathlib import Path
 
 import cv2
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maskvos.errors import UserError
+from maskvos.files import write_bytes
 
 FLOW_SUFFIXES = (".flo", ".png", ".jpg", ".jpeg")
 """Endings that `read_flow` understands."""
@@ -191,7 +190,8 @@ def write_flow(path: Path | str, flow: np.ndarray) -> None:
         flow: (H, W, 2) float, pixels, x then y.
 
     Raises:
-        UserError: The ending is neither ``.flo`` nor ``.png``, or the array is not a flow map.
+        UserError: The ending is neither ``.flo`` nor ``.png``, the array is not a flow map, or the file cannot be
+            written.
     """
     path = Path(path)
     if flow.ndim != 3 or flow.shape[2] != 2 or 0 in flow.shape:
@@ -199,9 +199,9 @@ def write_flow(path: Path | str, flow: np.ndarray) -> None:
     suffix = path.suffix.lower()
     if suffix == ".flo":
         size = np.array([flow.shape[1], flow.shape[0]], "<i4")
-        write_atomic(path, _FLO_MAGIC + size.tobytes() + np.ascontiguousarray(flow, "<f4").tobytes())
+        write_bytes(path, _FLO_MAGIC + size.tobytes() + np.ascontiguousarray(flow, "<f4").tobytes())
     elif suffix == ".png":
-        write_atomic(path, _encode_png(encode_kitti(flow)))
+        write_bytes(path, _encode_png(encode_kitti(flow)))
     else:
         raise UserError(f"flow {path}: ending '{suffix}' cannot be written; choose .flo or .png")
 
@@ -214,28 +214,12 @@ def write_flow_picture(path: Path | str, flow: np.ndarray) -> None:
         flow: (H, W, 2) float, pixels, x then y.
 
     Raises:
-        UserError: The ending is not ``.png``.
+        UserError: The ending is not ``.png``, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"flow picture {path}: ending '{path.suffix}' cannot be written; choose .png")
-    write_atomic(path, _encode_png(flow_to_rgb(flow)))
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is seen by others either whole or not at all, also when several processes write it.
-
-    Args:
-        path: Where to; missing folders are made.
-        data: All of its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, _encode_png(flow_to_rgb(flow)))
 
 
 def _encode_png(rgb: np.ndarray) -> bytes:

@@ -84,7 +84,7 @@ def compute_flows(
 
     What is there already stays, so that a run that was stopped goes on where it was. Several runs may fill one cache at
     once: every run takes the pieces of work in an order of its own and leaves out what another has finished.
-    A damaged image costs its own flow maps only and is reported at the end.
+    A damaged image costs its own flow maps only and is reported at the end. Videos of one frame have no flow to keep.
 
     Args:
         videos: The dataset.
@@ -97,7 +97,7 @@ def compute_flows(
         Counts, problems and time.
 
     Raises:
-        UserError: The store has no estimator or no cache, or the shard does not fit.
+        UserError: The store has no estimator or no cache, the cache cannot be written to, or the shard does not fit.
     """
     store.folder()  # says which setting is missing
     if store.estimator is not None:
@@ -134,7 +134,8 @@ def compute_flows(
 def _pieces(videos: Sequence[Video], store: FlowStore) -> Iterator[_Piece]:
     for number, video in enumerate(videos):
         for direction in store.directions:
-            for start in range(0, len(video.frames), _PIECE):
+            # The flow of a single frame is zero, which needs no file.
+            for start in range(0, len(video.frames) if len(video.frames) > 1 else 0, _PIECE):
                 yield _Piece(number, range(start, min(start + _PIECE, len(video.frames))), direction)
 
 
@@ -172,7 +173,9 @@ class _Jobs(Dataset):
         try:
             self.store.fill(video, missing, piece.direction)
             computed = len(missing)
-        except UserError:
+        except UserError as error:
+            if error.unwritable:
+                raise
             computed, more = self._one_by_one(video, missing, piece.direction)
             problems += more
         return _Done(computed, reused, tuple(problems))
@@ -185,6 +188,8 @@ class _Jobs(Dataset):
                 self.store.load(video, index, direction)
                 computed += 1
             except UserError as error:
+                if error.unwritable:
+                    raise
                 problems.append(str(error))
         return computed, problems
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
+from maskvos.files import read_image, write_bytes
 from maskvos.flow.base import FlowEstimator, batch_flow, check_direction, partner, stream_flow
-from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_atomic, write_flow, write_flow_picture
+from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow, write_flow_picture
 from maskvos.types import Frame, Video
 
 FORMATS = ("png", "flo")
@@ -97,7 +98,7 @@ class FlowStore:
             in which it was made.
 
         Raises:
-            UserError: A file is missing or damaged, or the video is a movie file.
+            UserError: A file is missing, damaged, or cannot be written to the cache, or the video is a movie file.
         """
         if self.estimator is None:
             return self._read_given(video, self._frame(video, index), direction)
@@ -235,7 +236,7 @@ class FlowStore:
             raise UserError("flow: precomputed flow cannot be computed; choose an estimator (flow=dis)")
         pairs = {index: partner(index, len(video.frames), direction, self.gap) for index in indices}
         needed = sorted({*pairs, *(other for other, _ in pairs.values())})
-        images = {i: _read_rgb(video.frames[i].image) for i in needed}
+        images = {i: read_image(video.frames[i].image) for i in needed}
         moving = [index for index in indices if pairs[index][0] != index]
         flows = {index: np.zeros((*images[index].shape[:2], 2), np.float32) for index in indices if index not in moving}
         if moving:
@@ -268,7 +269,7 @@ class FlowStore:
             "files": "16-bit KITTI PNG: (value - 32768) / 64 pixels, third channel valid; or Middlebury .flo",
             "made_by": {"maskvos": __version__, "opencv": cv2.__version__},
         }
-        write_atomic(note, (json.dumps(text, indent=2) + "\n").encode())
+        write_bytes(note, (json.dumps(text, indent=2) + "\n").encode())
 
 
 def _identity(image: Path) -> str:
@@ -281,17 +282,6 @@ def _identity(image: Path) -> str:
     except OSError as error:
         raise UserError(f"image {image}: it cannot be read ({error.strerror}); check the dataset's folder") from error
     return f"{image.name}:{length}:{sample}"
-
-
-def _read_rgb(image: Path) -> np.ndarray:
-    try:
-        data = np.fromfile(image, np.uint8)
-    except OSError as error:
-        raise UserError(f"image {image}: it cannot be read ({error.strerror}); check the dataset's folder") from error
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if bgr is None:
-        raise UserError(f"image {image}: it cannot be decoded ({data.size} bytes); it is damaged, copy it again")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _picture(path: Path) -> Path:

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from maskvos.files import write_bytes
 
 TITLES = {
     "jf": "J&F-Mean",
@@ -171,20 +172,23 @@ class Summary:
         return lines + self.notes
 
     def write(self, folder: Path | str) -> None:
-        """Write ``frames.csv``, ``sequences.csv`` and ``summary.json`` into a folder, which is made if need be."""
+        """Write ``frames.csv``, ``sequences.csv`` and ``summary.json`` into a folder, which is made if need be.
+
+        Raises:
+            UserError: The disk is full, or the folder cannot be written to.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         measures = list(dict.fromkeys(name for row in self.frames for name in row.values))
         frames: list[list[Any]] = [["sequence", "frame", "counted", *measures, "left_out", "note"]]
         frames += [
             [row.video, row.frame, int(not row.left_out), *_exact(row.values, measures), row.left_out, row.note]
             for row in self.frames
         ]
-        _write(folder / "frames.csv", _csv(frames))
+        write_bytes(folder / "frames.csv", _csv(frames).encode())
         names = list(self.overall)
         sequences: list[list[Any]] = [["sequence", "class", "frames", *names]]
         sequences += [[s.name, s.category or "", s.frames, *_exact(s.values, names)] for s in self.sequences]
-        _write(folder / "sequences.csv", _csv(sequences))
+        write_bytes(folder / "sequences.csv", _csv(sequences).encode())
         summary = {
             "overall": self.overall,
             "classes": self.classes,
@@ -193,7 +197,7 @@ class Summary:
             "protocol": self.protocol,
             "account": self.account(),
         }
-        _write(folder / "summary.json", json.dumps(_without_nan(summary), indent=2) + "\n")
+        write_bytes(folder / "summary.json", (json.dumps(_without_nan(summary), indent=2) + "\n").encode())
 
 
 def _cells(values: dict[str, float], names: list[str]) -> list[str]:
@@ -215,10 +219,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
