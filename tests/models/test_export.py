@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from maskvos.errors import UserError
-from maskvos.models.export import export, load_exported
+from maskvos.models.export import ExportedNetwork, export, load_exported
 from maskvos.models.network import MaskVOS
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,6 +79,35 @@ def test_a_file_that_says_something_else_is_not_left_behind(
     with pytest.raises(UserError, match="differ"):
         export(tiny, tmp_path / "network.ts", "torchscript")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("suffix", ["ts", "onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_inputs_of_any_device_and_precision(tiny: MaskVOS, tmp_path: Path, suffix: str, device: str) -> None:
+    pytest.importorskip("onnxruntime")
+    formats = {"ts": "torchscript", "onnx": "onnx", "pt2": "pt2"}
+    path = export(tiny, tmp_path / f"network.{suffix}", formats[suffix], size=(64, 96))
+    network = ExportedNetwork(path, formats[suffix]).to(device)
+    for precision in (torch.float32, torch.bfloat16, torch.float64):
+        rgb, flow = (tensor.to(precision) for tensor in inputs(1, 64, 96))
+        logits = network.segment(rgb.to(device), flow.to(device))
+        assert logits.device.type == device
+        with torch.no_grad():
+            torch.testing.assert_close(logits.cpu(), tiny.segment(rgb.float(), flow.float()), atol=1e-3, rtol=0)
+
+
+def test_a_file_that_cannot_be_written_is_named(tiny: MaskVOS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"network\.ts could not be written .*another place"):
+        export(tiny, tmp_path / "file" / "network.ts", "torchscript")
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="disk is full"):
+        export(tiny, tmp_path / "new" / "network.ts", "torchscript")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_mistakes_are_named(tiny: MaskVOS, tmp_path: Path) -> None:

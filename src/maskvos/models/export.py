@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import tempfile
 import warnings
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
+from maskvos.files import cannot_write
 from maskvos.models.network import MaskVOS
 
 # What a written network may differ from the living one by, in logits.
@@ -65,9 +67,10 @@ def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: 
         The path.
 
     Raises:
-        UserError: The format is unknown, a package is missing, or the file's logits differ by more than 1e-3.
+        UserError: The format is unknown, a package is missing, the file's logits differ by more than 1e-3, or it
+            cannot be written.
     """
-    writers: dict[str, Callable[[nn.Module, str, tuple[int, int]], None]] = {
+    writers: dict[str, Callable[[nn.Module, Path, tuple[int, int]], None]] = {
         "onnx": _write_onnx,
         "torchscript": _write_torchscript,
         "pt2": _write_pt2,
@@ -75,13 +78,16 @@ def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: 
     if file_format not in writers:
         raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, writers)}")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     module = _Segment(network).eval()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
-        draft = os.path.join(folder, f"draft{path.suffix}")
-        writers[file_format](module, draft, size)
-        _check(module, draft, file_format, size)
-        os.replace(draft, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
+            draft = Path(folder, f"draft{path.suffix}")
+            writers[file_format](module, draft, size)
+            _check(module, draft, file_format, size)
+            os.replace(draft, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return path
 
 
@@ -93,7 +99,7 @@ def _example(batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, 
     )
 
 
-def _write_onnx(module: nn.Module, path: str, size: tuple[int, int]) -> None:
+def _write_onnx(module: nn.Module, path: Path, size: tuple[int, int]) -> None:
     _require("onnx")
     _require("onnxruntime")
     axes = {0: "batch", 2: "height", 3: "width"}
@@ -103,7 +109,7 @@ def _write_onnx(module: nn.Module, path: str, size: tuple[int, int]) -> None:
         torch.onnx.export(
             module,
             _example(2, (128, 160)),
-            path,
+            str(path),
             input_names=list(_INPUTS),
             output_names=["logits"],
             dynamic_axes={name: axes for name in (*_INPUTS, "logits")},
@@ -112,19 +118,24 @@ def _write_onnx(module: nn.Module, path: str, size: tuple[int, int]) -> None:
         )
 
 
-def _write_torchscript(module: nn.Module, path: str, size: tuple[int, int]) -> None:
+def _write_torchscript(module: nn.Module, path: Path, size: tuple[int, int]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for ONNX
-        torch.jit.trace(module, _example(2, (128, 160)), check_trace=False).save(path)
+        # Through memory, here and below: writing itself, PyTorch does not tell a full disk from other failures.
+        written = io.BytesIO()
+        torch.jit.save(torch.jit.trace(module, _example(2, (128, 160)), check_trace=False), written)
+    path.write_bytes(written.getvalue())
 
 
-def _write_pt2(module: nn.Module, path: str, size: tuple[int, int]) -> None:
+def _write_pt2(module: nn.Module, path: Path, size: tuple[int, int]) -> None:
     batch = {0: torch.export.Dim.AUTO}
     program = torch.export.export(module, _example(2, size), dynamic_shapes=(batch, batch))
-    torch.export.save(program, path)
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    path.write_bytes(written.getvalue())
 
 
-def _check(module: nn.Module, path: str, file_format: str, size: tuple[int, int]) -> None:
+def _check(module: nn.Module, path: Path, file_format: str, size: tuple[int, int]) -> None:
     """Compare with the living network, at other batches and sizes where the format is open to them."""
     sizes = [size] if file_format == "pt2" else [(128, 160), (90, 132)]
     segment = load_exported(path, file_format)
@@ -149,7 +160,8 @@ def load_exported(
         threads: CPU threads of ONNX Runtime; its own choice by default.
 
     Returns:
-        A function of ``rgb`` (B, 3, H, W) in [0, 1] and ``flow`` (B, 2, H, W) in pixels that gives logits.
+        A function of ``rgb`` (B, 3, H, W) in [0, 1] and ``flow`` (B, 2, H, W) in pixels that gives logits: it
+        computes on the CPU in float32, and its result is on the device of ``rgb``.
 
     Raises:
         UserError: There is no such file, it cannot be read, or a package is missing.
@@ -161,14 +173,25 @@ def load_exported(
     if chosen is None:
         raise UserError(f"exported network: '{path}' has none of the suffixes {', '.join(_SUFFIXES)}; rename it")
     if chosen == "onnx":
-        return _load_onnx(path, threads)
+        return _on_cpu(_load_onnx(path, threads))
     if not zipfile.is_zipfile(path):
         raise UserError(f"exported network: '{path}' is no {chosen} file; it is damaged or cut short: write it again")
     try:
         module = torch.jit.load(path) if chosen == "torchscript" else torch.export.load(path).module()
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(f"exported network: '{path}' cannot be read as {chosen} ({str(error)[:120]})") from error
-    return torch.no_grad()(module)
+    return _on_cpu(module)
+
+
+def _on_cpu(module: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function for inputs on any device around one that computes on the CPU, where files were written."""
+
+    @torch.no_grad()
+    def segment(rgb: Tensor, flow: Tensor) -> Tensor:
+        logits = module(*(tensor.to("cpu", torch.float32) for tensor in (rgb, flow)))
+        return logits.to(rgb.device)
+
+    return segment
 
 
 class ExportedNetwork(nn.Module):
@@ -218,7 +241,7 @@ def _load_onnx(path: Path, threads: int | None) -> Callable[[Tensor, Tensor], Te
         raise UserError(f"exported network: '{path}' cannot be read as onnx ({str(error)[:120]})") from error
 
     def segment(rgb: Tensor, flow: Tensor) -> Tensor:
-        feeds = {"rgb": rgb.numpy(force=True), "flow": flow.numpy(force=True)}
+        feeds = {"rgb": rgb.numpy(), "flow": flow.numpy()}
         return torch.from_numpy(session.run(["logits"], feeds)[0])
 
     return segment
