@@ -50,6 +50,20 @@ def test_nothing_is_read_outside() -> None:
     assert (_gather(value, place - 100, weights, grid) == 0).all()
 
 
+def test_half_precision_does_not_move_the_points() -> None:
+    """Along a ramp, a value is its place: bfloat16 places would miss by up to a quarter of a pixel here."""
+    sizes = [(1, 128)]
+    grid = Grid.of(sizes, torch.zeros(1))
+    # The ramp is exact in bfloat16, and so small around the place that its rounding does not count.
+    ramp = (torch.arange(128.0) - 100).clamp(-2, 2).view(1, 128, 1, 1)
+    place = torch.full((1, 128, 1, 1, 1, 2), 100.25) * torch.tensor([1.0, 0.0])
+    weights = torch.ones(1, 128, 1, 1, 1)
+    for sample in (_sample_by_level, _gather):
+        out = sample(ramp.bfloat16(), place, weights.bfloat16(), grid)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), torch.full_like(out.float(), 0.25), atol=2e-3, rtol=0)
+
+
 def test_training_and_inference_agree() -> None:
     torch.manual_seed(0)
     attention = DeformableAttention(16, levels=2, heads=4)

@@ -137,7 +137,7 @@ def _sample_by_level(value: Tensor, place: Tensor, weights: Tensor, grid: Grid) 
     for level, (plane, size) in enumerate(zip(planes, grid.sizes, strict=True)):
         plane = plane.permute(0, 2, 3, 1).reshape(batch * heads, width, *size)
         points = place[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        sampled.append(F.grid_sample(plane, points.to(plane.dtype), align_corners=False))
+        sampled.append(F.grid_sample(plane.to(points.dtype), points, align_corners=False).to(plane.dtype))
     share = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, count, -1)
     out = (torch.cat(sampled, dim=-1) * share).sum(-1)
     return out.view(batch, heads * width, count).transpose(1, 2)
