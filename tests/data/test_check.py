@@ -82,6 +82,17 @@ def test_problems_of_listing_are_told_together(root: Path) -> None:
     assert "2 problems:" in report.table()
 
 
+def test_a_long_listing_is_counted_whole(tmp_path: Path) -> None:
+    fakes.write_davis(tmp_path / "DAVIS", frames=50)
+    for path in (tmp_path / "DAVIS/Annotations/480p/cows").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"\.\.\. and \d\d more"):
+        davis(tmp_path / "DAVIS", "val")
+    report = look(tmp_path / "DAVIS")
+    assert len(report.problems) >= 50
+    assert not any("... and" in problem for problem in report.problems)
+
+
 def test_a_missing_data_set_is_one_problem(tmp_path: Path) -> None:
     report = look(tmp_path / "DAVIS")
     assert len(report.problems) == 1
@@ -102,6 +113,16 @@ def test_coverage_of_the_flow_cache(root: Path, tmp_path: Path) -> None:
     assert [part.flow for part in report.parts] == [0, 1]
     assert "1/6" in report.table()
     assert report.problems == []
+
+
+def test_an_unreadable_image_does_not_hide_the_flow_cache(root: Path, tmp_path: Path) -> None:
+    image = root / "JPEGImages/480p/cows/00001.jpg"
+    image.unlink()
+    image.symlink_to(tmp_path / "gone.jpg")
+    report = look(root, FlowStore(DIS(), cache=tmp_path / "cache"))
+    assert [part.frames for part in report.parts] == [3, 6]
+    assert len(report.problems) == 1
+    assert str(image) in report.problems[0]
 
 
 def test_precomputed_flow_is_read(tmp_path: Path) -> None:

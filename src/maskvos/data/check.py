@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import warnings
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from maskvos.data.dataset import read_mask
-from maskvos.data.datasets.listing import ExtraDataWarning
+from maskvos.data.datasets.listing import ExtraDataWarning, ListingError
 from maskvos.data.video_io import read_image
 from maskvos.errors import UserError
 from maskvos.flow.codec import read_flow
@@ -138,8 +139,11 @@ def _list(source: Callable[[], list[Video]], problems: dict[str, None]) -> list[
         warnings.simplefilter("always")
         try:
             return source()
+        except ListingError as error:
+            problems.update(dict.fromkeys(error.problems))
+            return None
         except UserError as error:
-            problems.update(dict.fromkeys(str(error).splitlines()))
+            problems[str(error)] = None
             return None
         finally:
             problems.update(dict.fromkeys(str(w.message) for w in told if issubclass(w.category, ExtraDataWarning)))
@@ -219,7 +223,9 @@ def _read(video: Video, index: int, flow: FlowStore) -> _Seen:
     if flow.estimator is None:
         _read_given_flow(video, frame, seen.size, seen)
     elif flow.cache is not None:
-        seen.flow = flow.path(video, index).is_file()
+        # Of another frame's image that cannot be read, that frame tells.
+        with contextlib.suppress(UserError):
+            seen.flow = flow.path(video, index).is_file()
     return seen
 
 

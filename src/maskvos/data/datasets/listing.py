@@ -25,6 +25,16 @@ class ExtraDataWarning(UserWarning):
     """Something lies in a dataset's folder that no list mentions; training goes on without it."""
 
 
+class ListingError(UserError):
+    """Several things are wrong with a dataset; its text shows the first ones only.
+
+    Attributes:
+        problems: All of them.
+    """
+
+    problems: tuple[str, ...] = ()
+
+
 class Problems:
     """Collects what is wrong with a dataset, so that all of it is told at once.
 
@@ -46,14 +56,17 @@ class Problems:
         """Tell all problems in one error.
 
         Raises:
-            UserError: There are problems; one per line, at most `SHOWN` of them.
+            ListingError: There are problems; its text has one per line, at most `SHOWN` of them.
         """
         if not self.found:
             return
-        shown = self.found[: self.SHOWN]
-        if len(self.found) > len(shown):
-            shown.append(f"... and {len(self.found) - len(shown)} more")
-        raise UserError("\n".join(f"{self.dataset}: {problem}" for problem in shown))
+        problems = tuple(f"{self.dataset}: {problem}" for problem in self.found)
+        shown = list(problems[: self.SHOWN])
+        if len(problems) > len(shown):
+            shown.append(f"{self.dataset}: ... and {len(problems) - len(shown)} more")
+        error = ListingError("\n".join(shown))
+        error.problems = problems
+        raise error
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
