@@ -311,3 +311,14 @@ def test_a_grey_ramp_is_no_palette_of_labels(tmp_path):
 def test_needs_no_torch(tmp_path):
     code = "import sys; from maskvos.metrics import evaluate_folder, Protocol; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_second_file_of_one_frame_is_told(tmp_path, dataset, truth):
+    save(tmp_path / "out", truth)
+    for video in dataset:
+        Image.new("L", SIZE[::-1]).save(tmp_path / "out" / video.name / "00002.jpg")
+    with pytest.raises(UserError, match=r"2 extra: bear/00002\.jpg \(beside 00002\.png\), train/00002\.jpg"):
+        quiet(tmp_path / "out", dataset)
+    summary = quiet(tmp_path / "out", dataset, missing="skip")
+    assert summary.overall["j"] == 1  # the PNG counts
+    assert any("2 extra" in note for note in summary.notes)

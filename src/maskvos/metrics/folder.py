@@ -219,6 +219,7 @@ def _plan(root: Path, videos: Sequence[Video], protocol: Protocol, missing: Miss
         names = [frame.name for frame in video.frames]
         extra = sorted(set(files) - set(names))
         problems.extra += [f"{video.name}/{files[name].name}" for name in extra]
+        problems.extra += [f"{video.name}/{path.name} (beside {files[path.stem].name})" for path in _second(files)]
         needed = {frame.name for frame in video.annotated if not protocol.trimmed(frame.name, names)}
         if not files:
             problems.missing.append(f"{video.name} (all {len(needed)} frames)")
@@ -284,14 +285,21 @@ def _folders(folder: Path) -> list[Path]:
 
 def _images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by name; of two formats of one name the first of `SUFFIXES`."""
+    return {path.stem: path for path in reversed(_all_images(folder))}
+
+
+def _all_images(folder: Path) -> list[Path]:
+    """Image files of a folder, the preferred formats first."""
     if not folder.is_dir():
-        return {}
-    found = sorted(
-        (SUFFIXES.index(path.suffix.lower()), path)
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-    return {path.stem: path for _, path in reversed(found)}
+        return []
+    found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return sorted(found, key=lambda path: (SUFFIXES.index(path.suffix.lower()), path))
+
+
+def _second(files: dict[str, Path]) -> list[Path]:
+    """Images beside those of `files` that have the name of one of them, in another format."""
+    folders = sorted({path.parent for path in files.values()})
+    return sorted(path for folder in folders for path in _all_images(folder) if files.get(path.stem) != path)
 
 
 def _files(folder: Path, soft: bool) -> dict[str, Path]:
