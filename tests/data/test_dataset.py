@@ -247,6 +247,15 @@ def test_a_still_image_has_zero_flow(tmp_path: Path, flow: FlowStore) -> None:
     assert sample["frame"] == "one"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_movie_of_one_frame_is_seen_without_motion(
+    flow: FlowStore, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("maskvos.data.dataset.read_video", lambda path: map(fakes.frame, range(count)))
+    stream = StreamDataset([Video("film", file=Path("film.mp4"))], flow, PLAIN, motion_as_option=0.0)
+    assert [bool(sample["motion"]) for sample in stream] == [count > 1] * count
+
+
 def test_frames_of_several_sizes_are_refused(tmp_path: Path, flow: FlowStore) -> None:
     fakes.write_folder(tmp_path / "a", frames=2)
     fakes.write_frame(tmp_path / "a" / "00002.jpg", 2, (20, 30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,9 +181,9 @@ class StreamDataset(IterableDataset[Sample]):
 
     def _video(self, video: Video) -> Iterator[Sample]:
         """Yield the frames of one video."""
-        still = len(video.frames) == 1
+        still, frames = _is_still(self._frames(video))
         count = 0
-        for image, flow in self.flow.stream(video, self._frames(video)):
+        for image, flow in self.flow.stream(video, frames):
             name = video.frames[count].name if video.frames else f"{count:05d}"
             sample = Sample(video=video.name, frame=name, size=(image.shape[0], image.shape[1]), image=image)
             sample.update(self.transform(image, flow))  # type: ignore[typeddict-item]
@@ -208,6 +209,12 @@ class StreamDataset(IterableDataset[Sample]):
                     f"{first[1][1]}x{first[1][0]} (width x height); the frames of a video must be of one size"
                 )
             yield image
+
+
+def _is_still(frames: Iterator[np.ndarray]) -> tuple[bool, Iterator[np.ndarray]]:
+    """Whether there is one frame only, which a movie does not say of itself; and all frames."""
+    head = list(itertools.islice(frames, 2))
+    return len(head) == 1, itertools.chain(head, frames)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
