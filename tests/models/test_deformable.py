@@ -51,7 +51,7 @@ def test_nothing_is_read_outside() -> None:
 
 
 def test_half_precision_does_not_move_the_points() -> None:
-    """Along a ramp, a value is its place: bfloat16 places would miss by up to a quarter of a pixel here."""
+    """Along a ramp, a value is its place: bfloat16 places miss by up to an eighth of a pixel here."""
     sizes = [(1, 128)]
     grid = Grid.of(sizes, torch.zeros(1))
     # The ramp is exact in bfloat16, and so small around the place that its rounding does not count.
