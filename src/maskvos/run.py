@@ -332,9 +332,10 @@ def explain(error: Exception) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key, value in node.items_ex(resolve=False):
-        yield f"{prefix}{key}"
+        name = prefix + str(key)
+        yield name
         if isinstance(value, DictConfig):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from _keys(value, name + ".")
 
 
 if __name__ == "__main__":
