@@ -162,7 +162,7 @@ class VideoDataModule(pl.LightningDataModule):
         """How far the training is in its epoch; travels in checkpoints."""
         if self.trainer is None:
             return {}
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return {"epoch": self.trainer.current_epoch, "samples": batches * self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
