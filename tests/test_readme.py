@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,9 @@ import yaml
 from fakes import DAVIS_SPLITS, write_davis, write_folder
 from maskvos.data.video_io import VideoWriter
 from maskvos.run import compose, run
+from pages import ROOT, blocks, commands
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 SMALL = [
     "trainer=smoke",
     "trainer.max_epochs=1",
@@ -31,17 +31,7 @@ SMALL = [
 TINY = ["backbone=tiny", "model=maskvos_tiny"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def arguments(prefix: str) -> list[list[str]]:
-    """The commands of the README that begin with a prefix, as lists of arguments."""
-    lines = [line for block in blocks("bash") for line in block.strip().splitlines()]
-    return [shlex.split(line)[3:] for line in lines if line.startswith(prefix)]
-
-
-ALL = arguments("python -m maskvos.run")
+ALL = commands(README)
 SINGLE = [command for command in ALL if "-m" not in command and not any("regnety" in part for part in command)]
 
 
@@ -77,15 +67,15 @@ def test_command_runs(command: list[str], place: Path, tmp_path: Path, monkeypat
 
 
 def test_yaml_of_the_readme_names_what_there_is() -> None:
-    (text,) = blocks("yaml")
-    module, _, name = yaml.safe_load(text)["_target_"].rpartition(".")
+    (block,) = blocks(README, "yaml")
+    module, _, name = yaml.safe_load(block.text)["_target_"].rpartition(".")
     assert hasattr(importlib.import_module(module), name)
 
 
 def test_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(place)
-    (code,) = blocks("python")
-    exec(code, {})
+    (block,) = blocks(README, "python")
+    exec(block.text, {})
     assert "mean over sequences" in capsys.readouterr().out
 
 
@@ -106,10 +96,10 @@ def test_sweep_runs(place: Path) -> None:
 
 @pytest.mark.slow
 def test_backbone_of_one_s_own_trains(place: Path) -> None:
-    (text,) = blocks("yaml")
-    name = re.search(r"conf/backbone/(\w+)\.yaml", text).group(1)
+    (block,) = blocks(README, "yaml")
+    name = block.file.stem
     (place / "mine" / "backbone").mkdir(parents=True)
-    (place / "mine" / "backbone" / f"{name}.yaml").write_text(text)
+    (place / "mine" / "backbone" / f"{name}.yaml").write_text(block.text)
     (command,) = [command for command in ALL if f"backbone={name}" in command]
     small = [*SMALL, "backbone.pretrained=false", "--config-dir", "mine"]
     done = subprocess.run([sys.executable, "-m", "maskvos.run", *command, *small], cwd=place, check=False)

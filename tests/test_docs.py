@@ -1,0 +1,95 @@
+"""What the documents name is there: files behind links, commands that compose, settings and paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maskvos.run import CONF, TASKS, compose
+from pages import FILES, ROOT, anchors, blocks, code, commands, links, overrides
+
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
+COMMANDS = sorted({(name, tuple(command)) for name, text in TEXTS.items() for command in commands(text)})
+FOLDERS = ("src/", "conf/", "scripts/", "tests/", "docs/", "notebooks/", ".ci/")
+OVERRIDE = re.compile(r"(\+{0,2})([a-z_][\w./]*)=\S*")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = (ROOT / name).parent
+    for link in links(TEXTS[name]):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (folder / path).resolve() if path else ROOT / name
+        assert target.exists(), f"{name}: nothing at {link}"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{name}: no heading for {link}"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every file that a document asks its reader to write."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "conf").mkdir()
+    for text in TEXTS.values():
+        for block in blocks(text, "yaml", "python"):
+            if block.file is not None:
+                (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / block.file).write_text(block.text)
+    return folder
+
+
+def _id(part: str | tuple[str, ...]) -> str:
+    return part if isinstance(part, str) else " ".join(part)
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=_id)
+def test_commands_compose(name: str, command: tuple[str, ...], own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    given = overrides(list(command))
+    if "--config-dir" not in command:  # what a document puts into the project's own folder of configurations
+        given.append(f"hydra.searchpath=[file://{own / 'conf'}]")
+    cfg = compose(given)
+    assert cfg.task in TASKS
+
+
+def _keys(node: object, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key != "defaults":
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+@pytest.fixture(scope="module")
+def settings() -> set[str]:
+    """Every setting and every group of the configuration, whichever member of a group brings it."""
+    known = set()
+    for path in CONF.rglob("*.yaml"):
+        group = path.relative_to(CONF).parent.as_posix()
+        package = "" if group in (".", "experiment") else group.replace("/", ".") + "."
+        known |= {group, package.rstrip(".")} | set(_keys(yaml.safe_load(path.read_text()), package))
+    # The encoders of a model are backbones.
+    known |= {key.replace("backbone.", f"model.{which}_encoder.", 1) for key in known for which in ("rgb", "flow")}
+    return known
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_settings_exist(name: str, settings: set[str]) -> None:
+    for text in code(TEXTS[name]):
+        given = [OVERRIDE.fullmatch(part) for part in re.sub(r"^(python -m maskvos\.run|maskvos) ", "", text).split()]
+        for override in filter(None, given if all(given) else []):
+            new, key = override.groups()
+            known = key in settings or (new and key.startswith("callbacks."))
+            assert known, f"{name}: `{text}` names no setting or group: {key}"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_exist(name: str) -> None:
+    for text in code(TEXTS[name]):
+        if text.startswith(FOLDERS) and not re.search(r"[<>{}* ]", text):
+            assert (ROOT / text).exists(), f"{name}: no file `{text}`"
