@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskvos.draw import contact_sheet, draw_cutout, draw_label, draw_overlay
+from maskvos.draw import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    TRUTH,
+    contact_sheet,
+    draw_cutout,
+    draw_errors,
+    draw_label,
+    draw_overlay,
+    side_by_side,
+)
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +44,40 @@ def test_the_outline_runs_along_the_border() -> None:
     assert np.abs(drawn[10, 20:50].astype(int) - (1, 2, 3)).max() < 60
     np.testing.assert_array_equal(drawn[15:25, 25:45], image[15:25, 25:45])
     np.testing.assert_array_equal(drawn[:8], image[:8])
+
+
+def test_the_outline_may_have_a_colour_of_its_own() -> None:
+    image, mask = scene()
+    drawn = draw_overlay(image, mask, colour=(255, 0, 0), opacity=1.0, outline=3, outline_colour=(0, 255, 0))
+    np.testing.assert_array_equal(drawn[20, 35], (255, 0, 0))
+    np.testing.assert_array_equal(drawn[10, 35], (0, 255, 0))
+
+
+def test_errors_are_coloured_by_kind_and_the_rest_is_left() -> None:
+    image = np.full((300, 300, 3), 120, np.uint8)
+    truth, prediction = np.zeros((2, 300, 300), bool)
+    truth[50:250, 50:150], prediction[50:250, 100:200] = True, True
+    drawn = draw_errors(image, truth, prediction).astype(int)
+    for place, colour in (((150, 175), FALSE_POSITIVE), ((150, 75), FALSE_NEGATIVE)):
+        assert np.abs(drawn[place] - (0.35 * 120 + 0.65 * np.array(colour))).max() <= 1
+    for untouched in ((150, 125), (20, 20), (150, 280)):
+        np.testing.assert_array_equal(drawn[untouched], 120)
+    assert np.abs(drawn[150, 50] - TRUTH).max() < 60
+    # The line's rim is dark, so that it shows on white ground.
+    assert draw_errors(image + 135, truth, truth)[150, 45:56].min() < 60
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 4), st.integers(40, 300))
+@settings(max_examples=30, deadline=None)
+def test_pictures_side_by_side_keep_their_size_unless_too_wide(high: int, wide: int, count: int, widest: int) -> None:
+    pictures = [np.full((high, wide, 3), 50 * index + 50, np.uint8) for index in range(count)]
+    row = side_by_side(pictures, widest)
+    whole = count * wide + (count - 1) * 4
+    assert row.shape[1] <= widest
+    if whole <= widest:
+        assert row.shape == (high, whole, 3)
+        for index, picture in enumerate(pictures):
+            np.testing.assert_array_equal(row[:, index * (wide + 4) :][:, :wide], picture)
 
 
 @pytest.mark.parametrize("fill", [False, True])

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -23,10 +24,13 @@ from maskvos.data import video_io
 from maskvos.data.dataset import collate
 from maskvos.data.video_io import VideoWriter, probe, read_video, uneven_times, write_image
 from maskvos.errors import UserError
+from maskvos.flow.codec import flow_to_rgb
 from maskvos.types import Frame, Sample, Video
-from maskvos.writers import PredictionWriter
+from maskvos.writers import PredictionWriter, draw_flow
 
 SIZE = (36, 52)
+# To the right, on a grid of other proportions than the frame's.
+FLOW = torch.tensor([2.0, 0.0])[:, None, None].expand(2, 16, 16)
 
 
 class Bright(pl.LightningModule):
@@ -58,7 +62,7 @@ class Stream(IterableDataset):
             frames = read_video(video.file) if video.file else (video_io.read_image(f.image) for f in video.frames)
             for index, image in enumerate(frames):
                 name = video.frames[index].name if video.frames else f"{index:05d}"
-                yield Sample(video=video.name, frame=name, size=image.shape[:2], image=image, rgb=torch.zeros(3, 1, 1))
+                yield Sample(video=video.name, frame=name, size=image.shape[:2], image=image, flow=FLOW)
 
 
 class Data(pl.LightningDataModule):
@@ -152,6 +156,53 @@ def test_all_kinds_of_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureF
     assert metrics["predict/frames"] == 4
     assert metrics["predict/videos"] == 1
     assert metrics["predict/frames_per_second"] > 0
+
+
+def test_side_by_side_shows_frame_flow_and_mask_at_the_movies_rate(tmp_path: Path) -> None:
+    video = movie(tmp_path / "in", "clip")
+    predict(PredictionWriter(tmp_path / "out", kinds=["side_by_side", "masks"]), [video])
+    path = tmp_path / "out" / "clip" / "side_by_side.mp4"
+    assert sorted(os.listdir(path.parent)) == ["manifest.json", "masks", "side_by_side.mp4"]
+    assert probe(path).fps == Fraction(30000, 1001)
+    rows = list(read_video(path))
+    assert len(rows) == 6
+    height, width = SIZE
+    assert rows[0].shape == (height, 3 * width + 8, 3)
+    for index, row in enumerate(rows):
+        frame, flow, mask = (row[:, place : place + width].astype(int) for place in (0, width + 4, 2 * width + 8))
+        assert np.abs(frame - image(index))[2:-2, 2:-2].mean() < 8
+        assert np.abs(flow - flow_to_rgb(np.full((1, 1, 2), (2.0, 0.0), np.float32)))[4:-4, 4:-4].max() < 12
+        assert np.abs(mask[..., 0] - 255 * (image(index)[..., 0] > 128)).mean() < 6
+    assert predict(PredictionWriter(tmp_path / "out", kinds=["side_by_side", "masks"]), [video]).read == []
+    path.unlink()
+    assert predict(PredictionWriter(tmp_path / "out", kinds=["side_by_side", "masks"]), [video]).read == ["clip"]
+
+
+def test_flow_is_drawn_in_the_directions_that_it_has_on_the_frame() -> None:
+    # One pixel right and one down on a grid that is half as wide as the frame: two right and one down on the frame.
+    drawn = draw_flow(np.ones((10, 10, 2), np.float32), (10, 20))
+    assert drawn.shape == (10, 20, 3)
+    np.testing.assert_array_equal(drawn[5, 5], flow_to_rgb(np.full((1, 1, 2), (2.0, 1.0), np.float32))[0, 0])
+
+
+def atoms(path: Path) -> list[str]:
+    """The names of an mp4 file's outermost parts, in order."""
+    data, place, names = path.read_bytes(), 0, []
+    while place < len(data):
+        names.append(data[place + 4 : place + 8].decode())
+        place += int.from_bytes(data[place : place + 4], "big")
+    return names
+
+
+def test_movies_are_made_for_browsers(tmp_path: Path) -> None:
+    predict(PredictionWriter(tmp_path / "out", kinds=["overlay", "side_by_side"]), [frames_video(tmp_path, "a")])
+    for name in ("overlay.mp4", "side_by_side.mp4"):
+        path = tmp_path / "out" / "a" / name
+        names = atoms(path)
+        assert names.index("moov") < names.index("mdat")  # plays while it is loaded
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
 
 
 def test_the_overlay_keeps_a_movies_rate_and_size(tmp_path: Path) -> None:
@@ -396,6 +447,7 @@ def test_a_prediction_of_another_size_is_refused(tmp_path: Path) -> None:
         ({"threshold": 1.5}, "threshold=1.5"),
         ({"opacity": -1}, "opacity=-1"),
         ({"colour": (1, 2)}, "red, green and blue"),
+        ({"outline_colour": (0, 0, 256)}, "outline_colour is"),
         ({"frame_rate": 0}, "frame_rate=0"),
     ],
 )

@@ -10,10 +10,19 @@ import numpy as np
 Colour = tuple[int, int, int]
 
 RED: Colour = (235, 50, 60)
+# Of Okabe and Ito's palette, whose colours people with any colour vision tell apart.
+FALSE_POSITIVE: Colour = (213, 94, 0)
+FALSE_NEGATIVE: Colour = (0, 114, 178)
+TRUTH: Colour = (255, 255, 255)
 
 
 def draw_overlay(
-    image: np.ndarray, mask: np.ndarray, colour: Colour = RED, opacity: float = 0.45, outline: int = 2
+    image: np.ndarray,
+    mask: np.ndarray,
+    colour: Colour = RED,
+    opacity: float = 0.45,
+    outline: int = 2,
+    outline_colour: Colour | None = None,
 ) -> np.ndarray:
     """Tint the object and draw its outline.
 
@@ -23,6 +32,7 @@ def draw_overlay(
         colour: RGB, 0 to 255.
         opacity: Of the tint, 0 to 1.
         outline: Width of the line around the object in pixels; 0 for none.
+        outline_colour: RGB of that line; None: that of the tint.
 
     Returns:
         A new (H, W, 3) uint8 RGB.
@@ -30,17 +40,71 @@ def draw_overlay(
     Raises:
         ValueError: Image and mask are of different sizes.
     """
+    drawn = _tinted(image, mask, colour, opacity)
+    if outline > 0:
+        _outline(drawn, mask, colour if outline_colour is None else outline_colour, outline)
+    return drawn
+
+
+def draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Show where a prediction is wrong: `FALSE_POSITIVE` and `FALSE_NEGATIVE` tinted, the truth outlined in `TRUTH`.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) bool.
+        prediction: (H, W) bool.
+
+    Returns:
+        A new (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: Image and masks are of different sizes.
+    """
+    drawn = _tinted(image, prediction & ~truth, FALSE_POSITIVE, 0.65)
+    drawn = _tinted(drawn, truth & ~prediction, FALSE_NEGATIVE, 0.65)
+    width = max(1, round(min(image.shape[:2]) / 240))
+    # A dark rim keeps the white line visible on white ground.
+    _outline(drawn, truth, (0, 0, 0), 3 * width)
+    _outline(drawn, truth, TRUTH, width)
+    return drawn
+
+
+def _tinted(image: np.ndarray, mask: np.ndarray, colour: Colour, opacity: float) -> np.ndarray:
+    """A copy of the image with a colour laid over the mask."""
     if image.shape[:2] != mask.shape:
         raise ValueError(f"an image of {image.shape[:2]} and a mask of {mask.shape}")
-    solid = (mask > 0).astype(np.uint8)
     tint = np.empty_like(image)
     tint[:] = colour
     drawn = image.copy()
-    cv2.copyTo(cv2.addWeighted(image, 1 - opacity, tint, opacity, 0), solid, drawn)
-    if outline > 0:
-        contours, _ = cv2.findContours(solid, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, contours, -1, colour, outline, cv2.LINE_AA)
+    cv2.copyTo(cv2.addWeighted(image, 1 - opacity, tint, opacity, 0), (mask > 0).astype(np.uint8), drawn)
     return drawn
+
+
+def _outline(image: np.ndarray, mask: np.ndarray, colour: Colour, width: int) -> None:
+    """Draw a line around a mask, holes included, into an image."""
+    contours, _ = cv2.findContours((mask > 0).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, contours, -1, colour, width, cv2.LINE_AA)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], widest: int = 3840) -> np.ndarray:
+    """Pictures of one size in a row, with a thin black line between them.
+
+    Args:
+        pictures: Each (H, W, 3) uint8 RGB, or an (H, W) mask (bool, or numbers from 0 to 1).
+        widest: Pixels: a wider row is made smaller, since players and browsers decode no movie of any width.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    height, width = pictures[0].shape[:2]
+    gap = 4
+    share = min(1.0, (widest - gap * (len(pictures) - 1)) / (width * len(pictures)))
+    high, wide = max(1, round(height * share)), max(1, int(width * share))
+    row = np.zeros((high, len(pictures) * (wide + gap) - gap, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        left = index * (wide + gap)
+        row[:, left : left + wide] = _resized(_rgb(picture), (high, wide))
+    return row
 
 
 def draw_cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -111,11 +175,20 @@ def contact_sheet(rows: Sequence[Mapping[str, np.ndarray | None]], height: int |
 
 def _tile(picture: np.ndarray, height: int) -> np.ndarray:
     """A picture or mask as RGB of a height."""
-    if picture.ndim == 2:
-        grey = (np.clip(picture.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
-        picture = cv2.merge([grey, grey, grey])
-    if picture.shape[0] == height:
+    return _resized(_rgb(picture), (height, max(round(picture.shape[1] * height / picture.shape[0]), 1)))
+
+
+def _rgb(picture: np.ndarray) -> np.ndarray:
+    """A picture as it is; a mask, (H, W) bool or numbers from 0 to 1, in grey."""
+    if picture.ndim == 3:
         return picture
-    width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
-    smaller = height < picture.shape[0]
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    grey = (np.clip(picture.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
+    return cv2.merge([grey, grey, grey])
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture of another height and width; averaged where it shrinks."""
+    if picture.shape[:2] == size:
+        return picture
+    smaller = size[0] < picture.shape[0]
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)

@@ -6,6 +6,7 @@ The layout of an output folder, one folder per video; frames keep their names, a
     <output>/<video>/soft/<frame>.png      8-bit grey: probability times 255
     <output>/<video>/cutout/<frame>.png    8-bit RGBA: the object's own colours, all else transparent
     <output>/<video>/overlay.mp4           the video at its own rate with the object tinted and outlined
+    <output>/<video>/side_by_side.mp4      the same, as frame | optical flow | mask (at most 3840 pixels wide)
     <output>/<video>/manifest.json         from which input, with which weights and settings; whether complete
 
 Each file appears whole or not at all. A run that was broken off is repeated with ``existing="resume"``: complete videos
@@ -25,20 +26,23 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
 from maskvos.data.video_io import VideoWriter, ensure_writable, probe, uneven_times, write_bytes, write_image
-from maskvos.draw import RED, draw_cutout, draw_overlay
+from maskvos.draw import RED, draw_cutout, draw_overlay, side_by_side
 from maskvos.errors import UserError, nearest
+from maskvos.flow.codec import flow_to_rgb
 from maskvos.types import Batch, Video
 
-KINDS = ("masks", "soft", "overlay", "cutout")
+KINDS = ("masks", "soft", "overlay", "side_by_side", "cutout")
 EXISTING = ("resume", "overwrite", "error")
 MANIFEST = "manifest.json"
-OVERLAY = "overlay.mp4"
+# Kinds that are one movie; the others are a folder of pictures.
+MOVIES = {"overlay": "overlay.mp4", "side_by_side": "side_by_side.mp4"}
 # Frames that may wait to be written; the network waits when writing is slower than it.
 _WAITING = 8
 # So many videos are listed one by one at the end.
@@ -46,18 +50,19 @@ _LISTED = 20
 
 
 class PredictionWriter(Callback):
-    """Writes the predictions of ``trainer.predict``, whose batches carry ``video``, ``frame``, ``size`` and ``image``.
+    """Writes the predictions of ``trainer.predict``, whose batches carry ``video``, ``frame``, ``image`` and ``flow``.
 
     Args:
         output: Folder that everything goes to; made when it is not there.
-        kinds: What to write: any of ``masks``, ``soft``, ``overlay``, ``cutout``.
+        kinds: What to write: any of ``masks``, ``soft``, ``overlay``, ``side_by_side``, ``cutout``.
         existing: What to do where results lie already: ``resume`` skips complete videos and does the others again,
             ``overwrite`` replaces them, ``error`` refuses.
         threshold: Probability above which a pixel belongs to the object.
         colour: Of the overlay, RGB from 0 to 255.
         opacity: Of the overlay's tint, 0 to 1.
         outline: Width of the overlay's outline in pixels; 0 for none.
-        frame_rate: Frames per second of the overlay of a folder of images; a movie keeps its own.
+        outline_colour: Of the overlay's outline; None: that of the tint.
+        frame_rate: Frames per second of the movies of a folder of images; a movie keeps its own.
         settings: What else results depend on (plain numbers, texts, lists, mappings), such as the flow estimator; kept
             in the manifest and compared when resuming. The weights' digest is added.
 
@@ -74,6 +79,7 @@ class PredictionWriter(Callback):
         colour: Sequence[int] = RED,
         opacity: float = 0.45,
         outline: int = 2,
+        outline_colour: Sequence[int] | None = None,
         frame_rate: float = 24,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -88,15 +94,21 @@ class PredictionWriter(Callback):
             raise UserError(f"writer.existing: there is no '{existing}'; {nearest(existing, EXISTING)}")
         if not 0 <= threshold < 1 or not 0 <= opacity <= 1:
             raise UserError(f"writer: threshold={threshold}, opacity={opacity}; both are shares from 0 to 1")
-        if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
-            raise UserError(f"writer.colour is {list(colour)}; give red, green and blue from 0 to 255")
+        for name, value in {"colour": colour, "outline_colour": outline_colour or RED}.items():
+            if len(value) != 3 or not all(0 <= c <= 255 for c in value):
+                raise UserError(f"writer.{name} is {list(value)}; give red, green and blue from 0 to 255")
         if outline < 0 or not 0 < frame_rate <= 1000:
             raise UserError(f"writer: outline={outline}, frame_rate={frame_rate}; widths and rates are positive")
         self.output = Path(output).expanduser()
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.existing = existing
         self.threshold = threshold
-        self.look = {"colour": tuple(int(c) for c in colour), "opacity": opacity, "outline": outline}
+        self.look = {
+            "colour": tuple(int(c) for c in colour),
+            "opacity": opacity,
+            "outline": outline,
+            "outline_colour": None if outline_colour is None else tuple(int(c) for c in outline_colour),
+        }
         self.frame_rate = frame_rate
         self.settings = dict(settings or {})
         self.frames = 0
@@ -168,14 +180,17 @@ class PredictionWriter(Callback):
         Raises:
             UserError: Something could not be written, or the network's output holds no numbers.
         """
-        frames = zip(outputs, batch["image"], batch["video"], batch["frame"], strict=True)
-        for probability, image, video, frame in frames:
+        flows: Sequence[np.ndarray | None] = [None] * len(outputs)
+        if "side_by_side" in self.kinds:
+            flows = list(batch["flow"].float().permute(0, 2, 3, 1).cpu().numpy())
+        frames = zip(outputs, batch["image"], flows, batch["video"], batch["frame"], strict=True)
+        for probability, image, flow, video, frame in frames:
             if self._current is None or self._current.name != video:
                 self._finish_video()
                 self._current = _VideoFolder(self, video)
                 self._begun.append(self._current)
                 self._queue.put(self._current.begin, image.shape[:2])
-            self._queue.put(self._current.add, _checked(probability, image, f"{video}/{frame}"), image, frame)
+            self._queue.put(self._current.add, _checked(probability, image, f"{video}/{frame}"), image, flow, frame)
             self.frames += 1
 
     def _finish_video(self, complete: bool = True) -> None:
@@ -204,7 +219,7 @@ class PredictionWriter(Callback):
                 f"skipped {len(self._complete)} that were complete already (writer.existing=overwrite redoes them)"
             )
         for name, frames in self.finished[:_LISTED]:
-            places = [OVERLAY if kind == "overlay" else f"{kind}/" for kind in self.kinds]
+            places = [MOVIES.get(kind, f"{kind}/") for kind in self.kinds]
             lines.append(f"  {self.output / name}: {', '.join(places)} ({frames} frames)")
         if len(self.finished) > _LISTED:
             lines.append(f"  ... and {len(self.finished) - _LISTED} more")
@@ -277,7 +292,7 @@ class _VideoFolder:
         self.path = writer.output / name
         self._written = 0
         self._size: tuple[int, ...] = ()
-        self._overlay: VideoWriter | None = None
+        self._movies: dict[str, VideoWriter] = {}
         self._times: list[Fraction] | None = None
 
     # ---------------------------------------------------------------- what lies there
@@ -288,7 +303,7 @@ class _VideoFolder:
         Raises:
             UserError: Results of another input or other settings are here, or nobody knows whose they are.
         """
-        found = [kind for kind in KINDS if (self.path / (OVERLAY if kind == "overlay" else kind)).exists()]
+        found = [kind for kind in KINDS if (self.path / MOVIES.get(kind, kind)).exists()]
         manifest = self._read_manifest()
         if manifest is None:
             if found:
@@ -309,8 +324,8 @@ class _VideoFolder:
         return bool(manifest["complete"]) and all(self._has_all(kind, manifest["frames"]) for kind in self.writer.kinds)
 
     def _has_all(self, kind: str, frames: int) -> bool:
-        if kind == "overlay":
-            return (self.path / OVERLAY).is_file()
+        if kind in MOVIES:
+            return (self.path / MOVIES[kind]).is_file()
         folder = self.path / kind
         return folder.is_dir() and sum(1 for _ in folder.glob("[!.]*.png")) == frames
 
@@ -359,23 +374,25 @@ class _VideoFolder:
     # ---------------------------------------------------------------- writing
 
     def begin(self, size: tuple[int, int]) -> None:
-        """Clear away what an earlier run left, say what is going to lie here, and open the movie."""
+        """Clear away what an earlier run left, say what is going to lie here, and open the movies."""
         self._size = size
         ensure_writable(self.path)
         if self.writer.existing == "overwrite":
-            (self.path / OVERLAY).unlink(missing_ok=True)
+            for name in MOVIES.values():
+                (self.path / name).unlink(missing_ok=True)
         for kind in KINDS:
             for old in (self.path / kind).glob("*.png" if self.writer.existing == "overwrite" else ".*.part"):
                 old.unlink(missing_ok=True)
         self._write_manifest(complete=False)
-        if "overlay" in self.writer.kinds:
-            rate: Fraction | float = self.writer.frame_rate
-            if self.video is not None and self.video.file is not None:
-                rate, self._times = probe(self.video.file).fps, uneven_times(self.video.file)
-            self._overlay = VideoWriter(self.path / OVERLAY, rate)
+        movies = [kind for kind in self.writer.kinds if kind in MOVIES]
+        rate: Fraction | float = self.writer.frame_rate
+        if movies and self.video is not None and self.video.file is not None:
+            rate, self._times = probe(self.video.file).fps, uneven_times(self.video.file)
+        for kind in movies:
+            self._movies[kind] = VideoWriter(self.path / MOVIES[kind], rate)
 
-    def add(self, probability: np.ndarray, image: np.ndarray, frame: str) -> None:
-        """Write all pictures of a frame."""
+    def add(self, probability: np.ndarray, image: np.ndarray, flow: np.ndarray | None, frame: str) -> None:
+        """Write all pictures of a frame; ``flow`` (h, w, 2) is on the network's grid, and only there if it is drawn."""
         mask = probability > self.writer.threshold
         for kind in self.writer.kinds:
             if kind == "masks":
@@ -384,36 +401,57 @@ class _VideoFolder:
                 self._picture(kind, frame, np.round(np.clip(probability, 0, 1) * 255).astype(np.uint8))
             elif kind == "cutout":
                 self._picture(kind, frame, draw_cutout(image, mask))
-            elif self._overlay is not None:
-                self._overlay.write(draw_overlay(image, mask, **self.writer.look), self._time())  # type: ignore[arg-type]
+            elif kind == "overlay":
+                self._picture_of_movie(kind, draw_overlay(image, mask, **self.writer.look))  # type: ignore[arg-type]
+            elif flow is not None:
+                self._picture_of_movie(kind, side_by_side([image, draw_flow(flow, mask.shape), mask]))
         self._written += 1
 
     def _picture(self, kind: str, frame: str, picture: np.ndarray) -> None:
         write_image(self.path / kind / f"{frame}.png", picture)
 
-    def _time(self) -> Fraction | None:
-        """When the next frame of the movie is shown; None at a constant rate."""
-        if self._times is None or self._overlay is None:
+    def _picture_of_movie(self, kind: str, picture: np.ndarray) -> None:
+        movie = self._movies[kind]
+        movie.write(picture, self._time(movie.fps))
+
+    def _time(self, rate: Fraction) -> Fraction | None:
+        """When the next frame of a movie is shown; None at a constant rate."""
+        if self._times is None:
             return None
         if self._written < len(self._times):
             return self._times[self._written]
         # A decoder may give more frames than the file announced; these follow at the average rate.
-        return self._times[-1] + (self._written - len(self._times) + 1) / self._overlay.fps
+        return self._times[-1] + (self._written - len(self._times) + 1) / rate
 
     def finish(self, complete: bool) -> None:
-        """Give the movie its name, and note whether the whole video was seen."""
-        if self._overlay is not None:
-            self._overlay.close()
-            self._overlay = None
+        """Give the movies their names, and note whether the whole video was seen."""
+        for movie in self._movies.values():
+            movie.close()
+        self._movies = {}
         self._times = None
         self._write_manifest(complete)
         self.writer.finished.append((self.name, self._written))
 
     def abort(self) -> None:
-        """Remove the unfinished movie; call it when the writing thread is at rest."""
-        if self._overlay is not None:
-            self._overlay.abort()
-            self._overlay = None
+        """Remove the unfinished movies; call it when the writing thread is at rest."""
+        for movie in self._movies.values():
+            movie.abort()
+        self._movies = {}
+
+
+def draw_flow(flow: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Draw the flow that a network saw as it is on the frame.
+
+    Args:
+        flow: (h, w, 2) float32, pixels of the network's grid, x then y.
+        size: Height and width of the frame, pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB, the colours of the Middlebury wheel.
+    """
+    # On a grid of other proportions directions are bent: they are straightened before they become colours.
+    shares = np.array([size[1] / flow.shape[1], size[0] / flow.shape[0]], np.float32)
+    return cv2.resize(flow_to_rgb(flow * shares), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def digest(module: torch.nn.Module) -> str:
