@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskvos.run import CONF, TASKS, compose
+from fakes import mask, write_frame, write_mask
+from maskvos import __version__
+from maskvos.run import CONF, TASKS, compose, run
 from pages import FILES, ROOT, anchors, blocks, code, commands, links, overrides
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
@@ -91,5 +93,44 @@ def test_settings_exist(name: str, settings: set[str]) -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_files_exist(name: str) -> None:
     for text in code(TEXTS[name]):
-        if text.startswith(FOLDERS) and not re.search(r"[<>{}* ]", text):
+        if text.startswith(FOLDERS) and not re.search(r"[<>{}* ]|^conf/local/", text):
             assert (ROOT / text).exists(), f"{name}: no file `{text}`"
+
+
+EXTENDING = TEXTS["docs/extending.md"]
+
+
+def _write_clip(folder: Path) -> None:
+    for index in range(2):
+        write_frame(folder / "rgb" / f"{index:05d}.jpg", index)
+        write_mask(folder / "mask" / f"{index:05d}.png", mask(index))
+
+
+@pytest.mark.parametrize("command", commands(EXTENDING), ids=" ".join)
+def test_examples_of_extending_run(
+    command: list[str], own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own)
+    monkeypatch.syspath_prepend(own)
+    for split in ("train", "val"):
+        _write_clip(own / "data" / "mine" / split / "clip")
+    clips = [f"data.{part}.{what}=2" for part in ("train", "val", "test") for what in ("clips", "frames")]
+    small = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.batch_size=2", "data.num_workers=0"]
+    small += [] if "data=mine" in command else clips
+    small += ["backbone.pretrained=false"] if "backbone=regnety_002" in command else []
+    metrics = run(compose([*overrides(command), *small, "trainer=smoke"], tmp_path))
+    assert metrics
+    if "callbacks=with_area" in command:
+        assert 0 <= metrics["val/area_error"] <= 1
+
+
+def test_every_kind_of_part_has_an_example() -> None:
+    kinds = {block.file.parent.name for block in blocks(EXTENDING, "yaml") if block.file is not None}
+    assert kinds == {"backbone", "data", "flow", "loss", "callbacks"}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == __version__
+    assert f"## [{__version__}]" in TEXTS["CHANGELOG.md"]

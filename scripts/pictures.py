@@ -1,0 +1,71 @@
+"""Draws the pictures of the documents that need no trained network, from procedural clips, into docs/images.
+
+python scripts/pictures.py [--output FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from maskvos.data.synthetic import Clip, generate_clip
+from maskvos.data.video_io import write_image
+from maskvos.draw import contact_sheet, draw_overlay
+from maskvos.flow.base import pair_flow
+from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.dis import DIS
+from maskvos.run import build, compose
+
+SIZE = (240, 400)
+SEEDS = (6, 18, 26)
+DRAWS = (1, 4, 5)
+HEIGHT = 150  # of a row
+
+
+def flow_sheet(clips: list[Clip]) -> np.ndarray:
+    """Frame with the object marked, exact flow, DIS flow: one row per clip, (H, W, 3) uint8."""
+    estimator, middle = DIS(), len(clips[0].rgb) // 2
+    rows = []
+    for clip in clips:
+        estimated = pair_flow(clip.rgb[middle], clip.rgb[middle + 1], estimator)
+        rows.append(
+            {
+                "frame and mask": draw_overlay(clip.rgb[middle], clip.mask[middle]),
+                "exact flow": flow_to_rgb(clip.flow[middle]),
+                "DIS flow": flow_to_rgb(estimated),
+            }
+        )
+    return contact_sheet(rows, height=HEIGHT)
+
+
+def augmentation_sheet(clip: Clip) -> np.ndarray:
+    """What ``augment=standard`` makes of one frame, its flow and its mask: one row per draw, (H, W, 3) uint8."""
+    transform = build(compose(["data=synthetic", f"data.size={list(SIZE)}"]).data).train_transform
+    middle, rows = len(clip.rgb) // 2, []
+    for seed in DRAWS:
+        sample = transform(clip.rgb[middle], clip.flow[middle], clip.mask[middle], seed=seed)
+        rows.append(
+            {
+                "frame": (sample["rgb"].permute(1, 2, 0).numpy() * 255).astype(np.uint8),
+                "flow": flow_to_rgb(sample["flow"].permute(1, 2, 0).numpy()),
+                "mask": sample["mask"][0].numpy(),
+            }
+        )
+    return contact_sheet(rows, height=HEIGHT)
+
+
+def main() -> None:
+    """Draw and write all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("docs/images"))
+    folder = parser.parse_args().output
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = [generate_clip(seed, frames=12, size=SIZE) for seed in SEEDS]
+    write_image(folder / "flow.png", flow_sheet(clips))
+    write_image(folder / "augmentation.png", augmentation_sheet(clips[0]))
+
+
+if __name__ == "__main__":
+    main()
