@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskvos.metrics.protocol import Protocol
 from maskvos.models.losses import BCE
-from maskvos.system import SegmentationSystem, parameter_groups, probabilities
+from maskvos.system import SegmentationSystem, probabilities
 from maskvos.types import Batch
 
 
@@ -43,16 +43,6 @@ def batch(size: int = 2) -> Batch:
         "frame": [f"{i:05d}" for i in range(size)],
         "size": [(24 + i, 40) for i in range(size)],
     }
-
-
-def test_parameter_groups_hold_each_parameter_once_and_spare_norms_and_biases() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2), nn.Embedding(5, 4))
-    module[0].bias.requires_grad_(False)
-    groups = {group["name"]: group for group in parameter_groups(module)}
-    assert {id(p) for p in groups["decay"]["params"]} == {id(module[0].weight), id(module[2].weight)}
-    spared = {id(p) for p in (module[1].weight, module[1].bias, module[2].bias, module[3].weight)}
-    assert {id(p) for p in groups["no_decay"]["params"]} == spared
-    assert groups["no_decay"]["weight_decay"] == 0
 
 
 def test_probabilities_come_at_each_frame_s_own_size() -> None:

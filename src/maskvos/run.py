@@ -90,6 +90,7 @@ def build_system(cfg: DictConfig) -> SegmentationSystem:
         optimizer=build(cfg.optim),
         schedule=build(cfg.schedule),
         aux_weight=cfg.aux_weight,
+        options=build(cfg.train),
         config=plain(cfg),
     )
 

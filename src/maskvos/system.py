@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -17,28 +19,13 @@ from maskvos import __version__
 from maskvos.errors import UserError
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.video import VideoMetric
+from maskvos.models.losses import WeightedSum
 from maskvos.models.network import MaskVOS
+from maskvos.optim import group_table, parameter_groups
+from maskvos.training import Training, batch_norms
 from maskvos.types import Batch, Video
 
-
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters by whether weight decay applies to them.
-
-    Decay pulls towards zero what scales a signal; norms, biases, position tables and query or level embeddings have
-    no such meaning, so they are left alone (as in the Swin and Mask2Former recipes).
-
-    Returns:
-        Two groups for an optimiser, ``decay`` and ``no_decay`` (with ``weight_decay`` 0); empty groups are left out.
-    """
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
-    embeddings = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        spared = parameter.ndim <= 1 or "relative_position" in name or "embed" in name.rsplit(".", 1)[-1]
-        groups["no_decay" if spared or id(parameter) in embeddings else "decay"].append(parameter)
-    options = {"decay": {}, "no_decay": {"weight_decay": 0.0}}
-    return [{"params": params, "name": name, **options[name]} for name, params in groups.items() if params]
+log = logging.getLogger(__name__)
 
 
 def probabilities(logits: Tensor, sizes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
@@ -68,6 +55,7 @@ class SegmentationSystem(pl.LightningModule):
         schedule: Makes a scheduler of (optimizer, total steps), stepped at each optimiser step; None: constant rate.
         protocol: Which frames count and how they are averaged, in validation and test.
         aux_weight: Weight of the mean loss over the masks of the intermediate decoder layers; 0 computes none of them.
+        options: What else a training changes in the network or its rates.
         config: The resolved configuration as plain containers; travels in every checkpoint, so that a checkpoint
             tells how it was made.
     """
@@ -80,6 +68,7 @@ class SegmentationSystem(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         aux_weight: float = 0.0,
+        options: Training | None = None,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -88,9 +77,20 @@ class SegmentationSystem(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.aux_weight = aux_weight
+        self.options = options or Training()
+        self.frozen_norms = self.options.prepare(network)
         self.config = config or {}
         self.val_metric = VideoMetric(protocol)
         self.test_metric = VideoMetric(protocol)
+        self._momenta: dict[_BatchNorm, float | None] = {}
+        self.train()
+
+    def train(self, mode: bool = True) -> SegmentationSystem:
+        """Switch between training and evaluation; frozen norms stay in the latter."""
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, 1, H, W) of a batch."""
@@ -98,22 +98,53 @@ class SegmentationSystem(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch, with the intermediate masks' losses where they are asked for."""
-        size = len(batch["video"])
+        size, mask = len(batch["video"]), batch["mask"]
         if self.aux_weight > 0:
             inputs = batch["rgb"], batch["flow"], batch.get("motion")
             logits, intermediate = self.network.segment(*inputs, aux=True)
-            loss = self.loss(logits, batch["mask"])
-            total = loss + self.aux_weight * self._auxiliary_loss(intermediate, batch["mask"])
-            self.log("train/loss_mask", loss.detach(), batch_size=size)
+            loss, parts = self._loss(logits, mask)
+            auxiliary = self._auxiliary_loss(intermediate, mask)
+            total = loss + self.aux_weight * auxiliary
+            parts |= {"mask": loss, "aux": auxiliary}
         else:
-            total = self.loss(self(batch), batch["mask"])
+            total, parts = self._loss(self(batch), mask)
+        for name, part in parts.items():
+            self.log(f"train/loss_{name}", part.detach(), batch_size=size)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         return total
+
+    def _loss(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what it is the sum of where it is a sum."""
+        if not isinstance(self.loss, WeightedSum):
+            return self.loss(logits, mask), {}
+        parts = self.loss.parts(logits, mask)
+        return self.loss.add(parts), parts
 
     def _auxiliary_loss(self, intermediate: list[Tensor], mask: Tensor) -> Tensor:
         """Mean loss of smaller maps, each resized to the mask."""
         resized = (F.interpolate(m, size=mask.shape[-2:], mode="bilinear", align_corners=False) for m in intermediate)
         return torch.stack([self.loss(m, mask) for m in resized]).mean()
+
+    def on_fit_start(self) -> None:
+        """Compile what is to be compiled."""
+        self.options.compile_parts(self.network)
+
+    def on_train_start(self) -> None:
+        """Tell what is trained."""
+        if self.optimizer is not None and self.trainer.is_global_zero:
+            log.info("parameters:\n%s", group_table(self.trainer.optimizers[0], self.network))
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Blocks that are computed again for the gradient must not take their batch into the statistics twice."""
+        if self.options.checkpointing:
+            self._momenta = {norm: norm.momentum for norm in batch_norms(self.network)}
+            for norm in self._momenta:
+                norm.momentum = 0.0
+
+    def on_after_backward(self) -> None:
+        """Batches count again."""
+        for norm, momentum in self._momenta.items():
+            norm.momentum = momentum
 
     def on_validation_epoch_start(self) -> None:
         """Tell the metric which frames there are, so that it knows a sequence's first and last."""
@@ -174,7 +205,10 @@ class SegmentationSystem(pl.LightningModule):
         """The optimiser over `parameter_groups`, and the schedule over all steps of the training."""
         if self.optimizer is None:
             return None
-        optimizer = self.optimizer(parameter_groups(self.network))
+        options = self.options
+        optimizer = self.optimizer(parameter_groups(self.network, options.backbone_factor, options.layer_decay))
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_scale"]
         if self.schedule is None:
             return optimizer
         scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))

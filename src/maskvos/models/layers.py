@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -24,6 +26,16 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def run(module: nn.Module, *inputs: Any, again: bool) -> Any:
+    """Call a module; where gradients are wanted and ``again``, keep its inputs alone and compute it again for them.
+
+    Statistics of batch norms must not be updated by that second time: see `SegmentationSystem.on_before_backward`.
+    """
+    if again and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

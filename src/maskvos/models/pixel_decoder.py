@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.deformable import DeformableAttention, Grid
-from maskvos.models.layers import Linear, group_norm, initialise_convolutions, maps, resize, sine_position, tokens
+from maskvos.models.layers import Linear, group_norm, initialise_convolutions, maps, resize, run, sine_position, tokens
 
 
 class DeformableLayer(nn.Module):
@@ -56,6 +56,8 @@ class DeformablePixelDecoder(nn.Module):
         ffn_channels: Hidden width of their FFN.
     """
 
+    checkpointing = False
+
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -78,6 +80,10 @@ class DeformablePixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(channels, channels, 1)
         initialise_convolutions(self)
 
+    def checkpoint_activations(self) -> None:
+        """From now on keep the layers' inputs alone in training, and compute what is between again for the gradient."""
+        self.checkpointing = True
+
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Decode.
 
@@ -99,7 +105,7 @@ class DeformablePixelDecoder(nn.Module):
         )
         grid = Grid.of(sizes, x)
         for layer in self.layers:
-            x = layer(x, position, grid)
+            x = run(layer, x, position, grid, again=self.checkpointing)
         parts = x.split([height * width for height, width in sizes], dim=1)
         decoded = [maps(part, *size) for part, size in zip(parts, sizes, strict=True)]
         fine = F.relu(self.lateral(finest))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from maskvos.errors import UserError
 from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
 
 
@@ -22,11 +23,43 @@ class Backbone(nn.Module):
         channels: C_i, the widths of the four maps.
         strides: s_i; always (4, 8, 16, 32).
         pretrained: Whether it holds weights that somebody trained.
+        checkpointing: Whether blocks keep their inputs alone in training and are computed again for the gradient.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...] = (4, 8, 16, 32)
     pretrained: bool = False
+    checkpointing: bool | None = None  # None: it does not know how
+
+    def depths(self) -> dict[str, int]:
+        """How far along the network each parameter lies, for learning rates by layer.
+
+        Returns:
+            Name of every parameter to its layer, 0 for the first; empty where the backbone does not tell.
+        """
+        return {}
+
+    def depths_of(self, layers: Sequence[nn.Module]) -> dict[str, int]:
+        """`depths` from the layers in order; a parameter outside of them goes with the layer registered before it."""
+        owner = {id(parameter): i for i, layer in enumerate(layers) for parameter in layer.parameters()}
+        depths, depth = {}, 0
+        for name, parameter in self.named_parameters():
+            depth = owner.get(id(parameter), depth)
+            depths[name] = depth
+        return depths
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep the blocks' inputs alone in training, and compute what is between again for the gradient.
+
+        Raises:
+            UserError: This backbone does not know how.
+        """
+        if self.checkpointing is None:
+            raise UserError(
+                f"train.checkpointing: {type(self).__name__} does not know how to compute its blocks again; "
+                "say train.checkpointing=false or choose another backbone"
+            )
+        self.checkpointing = True
 
     def load_pretrained(
         self,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.hub import quick_hub
 from maskvos.models.checkpoint import read_checkpoint
-from maskvos.models.layers import Linear, maps, tokens
+from maskvos.models.layers import Linear, maps, run, tokens
 
 # Widths and depths of the paper's table 6; heads, reduction and expansion are the same for all.
 _VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -142,11 +143,11 @@ class MitStage(nn.Module):
         self.blocks = nn.ModuleList(MitBlock(channels, heads, reduction, rate) for rate in drop_path)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, checkpointing: bool = False) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, h, w)."""
         x, height, width = self.patch_embed(x)
         for block in self.blocks:
-            x = block(x, height, width)
+            x = run(block, x, height, width, again=checkpointing)
         return maps(self.norm(x), height, width)
 
 
@@ -159,6 +160,8 @@ class MixTransformer(Backbone):
         pretrained: True, false or a weights file (the authors' ``.pth``, or a SegFormer of ``transformers``).
     """
 
+    checkpointing = False
+
     def __init__(self, variant: str = "b0", drop_path: float = 0.1, pretrained: bool | str | Path = False) -> None:
         super().__init__()
         if variant not in _VARIANTS:
@@ -167,7 +170,7 @@ class MixTransformer(Backbone):
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         starts = [sum(depths[:stage]) for stage in range(4)]
         inputs = (3, *self.channels[:3])
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(
             MitStage(
                 inputs[i],
                 self.channels[i],
@@ -185,9 +188,14 @@ class MixTransformer(Backbone):
         """See `Backbone`."""
         outputs = []
         for stage in self.stages:
-            x = stage(x)
+            x = stage(x, bool(self.checkpointing))
             outputs.append(x)
         return outputs
+
+    def depths(self) -> dict[str, int]:
+        """See `Backbone`: the first patches, then block by block; later patches go with the block before them."""
+        first = self.stages[0].patch_embed
+        return self.depths_of([first, *(block for stage in self.stages for block in stage.blocks)])
 
 
 # Names in the authors' files (stages count from 1) and in both layouts of the transformers library, and ours.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from maskvos.errors import UserError
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.hub import quick_hub
-from maskvos.models.layers import Linear
+from maskvos.models.layers import Linear, run
 
 
 class WindowAttention(nn.Module):
@@ -195,11 +195,11 @@ class SwinStage(nn.Module):
         )
         self.downsample = PatchMerging(channels) if merge else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, checkpointing: bool = False) -> Tensor:
         """(B, H, W, C) to (B, H, W, C); the halving is called apart."""
         mask = shift_mask(x.shape[1], x.shape[2], self.window, x)
         for block in self.blocks:
-            x = block(x, mask)
+            x = run(block, x, mask, again=checkpointing)
         return x
 
 
@@ -216,6 +216,8 @@ class Swin(Backbone):
         pretrained: True, false or a weights file (the authors' ``.pth`` or timm's).
         published: timm's name of the weights that ``pretrained=True`` fetches.
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -235,7 +237,7 @@ class Swin(Backbone):
         self.patch_embed = PatchEmbed(channels)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         starts = [sum(depths[:stage]) for stage in range(4)]
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             SwinStage(width, heads[i], window, rates[starts[i] : starts[i] + depths[i]], merge=i < 3)
             for i, width in enumerate(self.channels)
         )
@@ -249,12 +251,16 @@ class Swin(Backbone):
         outputs = []
         stage: Any
         for index, stage in enumerate(self.layers):
-            x = stage(x)
+            x = stage(x, bool(self.checkpointing))
             out = x if self.output_norms is None else self.output_norms[index](x)
             outputs.append(out.permute(0, 3, 1, 2))
             if index < 3:
                 x = stage.downsample(x)
         return outputs
+
+    def depths(self) -> dict[str, int]:
+        """See `Backbone`: the patches first, then block by block; a halving goes with the block before it."""
+        return self.depths_of([self.patch_embed, *(block for stage in self.layers for block in stage.blocks)])
 
     def translate(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Bring published weights under this module's names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,31 @@ class TimmBackbone(Backbone):
             self._channels_last = True
         elif shapes != [(c, height, width) for (height, width), c in zip(maps, self.channels, strict=True)]:
             raise UserError(f"backbone: timm's {name!r} gives maps {shapes} for an image of {size}; expected {maps}")
+
+    def depths(self) -> dict[str, int]:
+        """See `Backbone`: by stage, the stem with the first; empty where timm's names do not tell the stages apart."""
+        names = [name.removeprefix("body.").removeprefix("model.") for name, _ in self.named_parameters()]
+        joined = [name.replace(".", "_") for name in names]
+        ends = []
+        for stage in self.body.feature_info.module_name():
+            inside = [i for i, name in enumerate(joined) if name.startswith(stage.replace(".", "_") + "_")]
+            if not inside:
+                return {}
+            ends.append(inside[-1])
+        # Parameters are registered in the order in which they run; what follows the last stage goes with it.
+        return {
+            name: min(sum(index > end for end in ends), len(ends) - 1)
+            for index, (name, _) in enumerate(self.named_parameters())
+        }
+
+    def checkpoint_activations(self) -> None:
+        """See `Backbone`; done by timm, block by block or stage by stage as it is there."""
+        for part in (self.body, getattr(self.body, "model", None)):
+            if hasattr(part, "set_grad_checkpointing"):
+                with contextlib.suppress(AssertionError):  # timm's way to say that this network cannot
+                    part.set_grad_checkpointing(True)
+                    self.checkpointing = True
+        super().checkpoint_activations()
 
     def translate(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Bring weights of any known layout under this module's names.

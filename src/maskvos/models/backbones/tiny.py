@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.backbones.base import Backbone
+from maskvos.models.layers import run
 
 
 class ResidualBlock(nn.Module):
@@ -48,6 +50,8 @@ class Tiny(Backbone):
         pretrained: False or a file of this network's own weights; nobody publishes any.
     """
 
+    checkpointing = False
+
     def __init__(
         self,
         channels: Sequence[int] = (16, 32, 64, 96),
@@ -67,7 +71,7 @@ class Tiny(Backbone):
             nn.ReLU(inplace=True),
         )
         inputs = (channels[0], *channels[:3])
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(
             nn.Sequential(
                 ResidualBlock(inputs[i], channels[i], stride=1 if i == 0 else 2),
                 *(ResidualBlock(channels[i], channels[i], stride=1) for _ in range(depths[i] - 1)),
@@ -84,9 +88,13 @@ class Tiny(Backbone):
         x = self.stem(x)
         outputs = []
         for stage in self.stages:
-            x = stage(x)
+            x = run(stage, x, again=bool(self.checkpointing))
             outputs.append(x)
         return outputs
+
+    def depths(self) -> dict[str, int]:
+        """See `Backbone`: the stem, then block by block."""
+        return self.depths_of([self.stem, *(block for stage in self.stages for block in stage)])
 
 
 def _nobody() -> dict[str, Tensor]:
