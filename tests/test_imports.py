@@ -31,7 +31,7 @@ ROOMS = [
     ["data.datasets"],
     ["data.dataset", "data.transforms"],
     ["data.datamodule", "data.check"],
-    ["schedules", "optim", "training"],
+    ["schedules", "optim", "training", "ema"],
     ["system"],
     ["writers"],
     ["benchmark"],

@@ -28,6 +28,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from maskvos.benchmark import benchmark as measure_speed
 from maskvos.data.check import check as check_data
+from maskvos.ema import EMA
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
 from maskvos.metrics import evaluate_folder
@@ -102,7 +103,7 @@ def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bo
     callbacks = [build(node) for node in cfg.callbacks.values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
-    trainer = build(cfg.trainer, callbacks=[*callbacks, *extra], logger=loggers or False)
+    trainer = build(cfg.trainer, callbacks=[*extra, *callbacks], logger=loggers or False)
     for logger in trainer.loggers:
         logger.log_hyperparams(plain(cfg))
     return trainer
@@ -122,7 +123,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """Train; leaves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run's folder."""
     if cfg.ckpt_path is not None and cfg.init_from is not None:
         raise UserError("ckpt_path resumes a training with its weights, init_from starts one from weights; give one")
-    system, datamodule, trainer = build_system(cfg), build(cfg.data), build_trainer(cfg)
+    averages = [EMA(cfg.train.ema)] if cfg.train.ema else []
+    system, datamodule, trainer = build_system(cfg), build(cfg.data), build_trainer(cfg, extra=averages)
     if cfg.ckpt_path is not None:
         load_weights(system, cfg.ckpt_path)  # says what does not fit before anything starts
     elif cfg.init_from is not None:
