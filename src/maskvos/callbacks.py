@@ -1,23 +1,29 @@
-"""What happens around the steps: progress, pictures for the loggers, the tables of a test."""
+"""What happens around the steps: progress, checkpoints, pictures for the loggers."""
 
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
-from typing import Any, cast
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskvos.data.video_io import write_image
 from maskvos.draw import contact_sheet
 from maskvos.errors import UserError, nearest
 from maskvos.flow.codec import flow_to_rgb
-from maskvos.metrics.video import VideoMetric
+from maskvos.resume import LAST
 
 
 class Progress(TQDMProgressBar):
@@ -60,6 +66,106 @@ class BestCheckpoint(ModelCheckpoint):
                 f"{nearest(str(self.monitor), scores)} (mode=min where less is better)"
             )
         super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``: after every epoch, when interrupted, and every so often within an epoch.
+
+    Ctrl-C waits for the end of a step that has begun, because half a step cannot be gone on with exactly; a second
+    one does not wait.
+
+    Args:
+        dirpath: The folder of the checkpoints.
+        every_n_steps: Also after every so many optimiser steps; None: not by steps.
+        every_minutes: Also every so many minutes; None: not by time.
+
+    Raises:
+        UserError: A number is not above 0.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_steps: int | None = None, every_minutes: float | None = None):
+        for name, value in {"every_n_steps": every_n_steps, "every_minutes": every_minutes}.items():
+            if value is not None and value <= 0:
+                raise UserError(f"callbacks.last.{name} is {value}; it must be above 0, or null for never")
+        self.path = Path(dirpath) / f"{LAST}.ckpt"
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._saved = self._step = 0
+        self._time = time.monotonic()
+        self._within_step = self._interrupted = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from here, and look after Ctrl-C until Lightning puts the handlers back."""
+        self._saved = self._step = trainer.global_step
+        self._time = time.monotonic()
+        self._interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._interrupted or not self._within_step:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A step begins."""
+        self._within_step = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time to; not amid accumulated gradients, nor where the epoch's end is about to save."""
+        self._within_step = False
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if trainer.global_step == self._step or trainer.is_last_batch:
+            return
+        self._step = trainer.global_step
+        due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
+        if self.every_minutes is not None:
+            late = time.monotonic() - self._time >= 60 * self.every_minutes
+            due = trainer.strategy.broadcast(late) or due  # saving takes all processes
+        if due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the finished epoch, its validation included."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save what an interrupted training has reached beyond the last checkpoint."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(self.path)
+        self._saved, self._time = trainer.global_step, time.monotonic()
+
+
+class StepSeed(Callback):
+    """Draws the randomness of every training step (dropout, stochastic depth) from the seed and the step's number.
+
+    A resumed training thereby goes on exactly, whatever was drawn before it was interrupted, on any number of
+    processes, and how often one validates changes nothing.
+
+    Args:
+        seed: The run's seed; None: whatever the generators give.
+    """
+
+    def __init__(self, seed: int | None):
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed torch's generators, on all devices."""
+        if self.seed is not None:
+            place = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
 
 class ImagePanels(Callback):
@@ -134,24 +240,3 @@ class ImagePanels(Callback):
 
         images, captions = [row["rgb"] for row in self.rows], [row["name"] for row in self.rows]
         logger.log_image("val/masks", images, step=step, caption=captions, masks=[layers(row) for row in self.rows])
-
-
-class TestResults(Callback):
-    """Prints the table of a test and writes frames.csv, sequences.csv and summary.json.
-
-    Args:
-        folder: Where the files go.
-    """
-
-    __test__ = False  # a name that pytest must not collect
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather the frames of all processes, and let the first one write."""
-        summary = cast(VideoMetric, pl_module.test_metric).summary()
-        if trainer.is_global_zero:
-            summary.write(self.folder)
-            print(summary.table())
-            print(f"scores: {self.folder}")

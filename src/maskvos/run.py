@@ -6,6 +6,7 @@ The only file that imports Hydra. From a shell: ``python -m maskvos.run +experim
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -31,11 +32,14 @@ from maskvos.data.check import check as check_data
 from maskvos.ema import EMA
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
+from maskvos.loggers import CsvLogger
 from maskvos.metrics import evaluate_folder
 from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
 from maskvos.models.export import ExportedNetwork, suffix_of
 from maskvos.models.export import export as write_exported
 from maskvos.models.network import MaskVOS
+from maskvos.report import about_run, saved_masks, write_report
+from maskvos.resume import changed_settings, find_checkpoint, previous
 from maskvos.system import SegmentationSystem
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,7 @@ warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 # Not true of this project's loaders, whose sampler goes on where the epoch was interrupted.
 warnings.filterwarnings("ignore", message=r"[\s\S]*your dataloader is\s+not resumable")
 
+_START_ANEW = "start a training from its weights with init_from="
 _PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
 
@@ -109,9 +114,47 @@ def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bo
     return trainer
 
 
+def prepare_resume(cfg: DictConfig, system: SegmentationSystem) -> int:
+    """See that a checkpoint can be gone on with before anything starts, and tell which settings differ from its own.
+
+    Returns:
+        The optimiser step that it was saved after.
+
+    Raises:
+        UserError: The checkpoint is damaged, of another network or optimiser, or holds weights only.
+    """
+    path = Path(cfg.ckpt_path)
+    try:
+        checkpoint = read_checkpoint(path)
+    except UserError as error:
+        if path.is_file() and (before := previous(path)):
+            raise UserError(f"{error}; or go on from the one before it, ckpt_path={before}") from error
+        raise
+    if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
+        raise UserError(f"{path} holds weights and no state of a training to resume; {_START_ANEW}")
+    put_weights(system, checkpoint, path)
+    made = checkpoint.get("maskvos", {}).get("config", {})
+    if made and made["optim"]["_target_"] != cfg.optim._target_:
+        raise UserError(
+            f"{path} was trained with {made['optim']['_target_']}, whose state {cfg.optim._target_} cannot go on with; "
+            f"give the optim= that it had, or {_START_ANEW}"
+        )
+    log.info("resuming %s, epoch %d, step %d", path, checkpoint["epoch"], checkpoint["global_step"])
+    changed = changed_settings(made, plain(cfg))
+    for line in changed:
+        log.warning("resume: %s", line)
+    if any("ignored" in line for line in changed):
+        log.warning("resume: for other settings of the optimiser, %s", _START_ANEW)
+    return int(checkpoint["global_step"])
+
+
 def load_weights(system: SegmentationSystem, path: str | Path, strict: bool = True) -> None:
     """Put a checkpoint's weights into the network; when not strict, what does not fit is told and left as it was."""
-    checkpoint = read_checkpoint(path)
+    put_weights(system, read_checkpoint(path), path, strict)
+
+
+def put_weights(system: SegmentationSystem, checkpoint: dict[str, Any], path: str | Path, strict: bool = True) -> None:
+    """The same for a checkpoint that was read."""
     made = checkpoint.get("maskvos", {}).get("config", {})
     source = f"{path} (trained as '{made['name']}')" if "name" in made else str(path)
     network = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, source).items()}
@@ -123,17 +166,27 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """Train; leaves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run's folder."""
     if cfg.ckpt_path is not None and cfg.init_from is not None:
         raise UserError("ckpt_path resumes a training with its weights, init_from starts one from weights; give one")
-    averages = [EMA(cfg.train.ema)] if cfg.train.ema else []
-    system, datamodule, trainer = build_system(cfg), build(cfg.data), build_trainer(cfg, extra=averages)
+    system, datamodule = build_system(cfg), build(cfg.data)
+    step = None
     if cfg.ckpt_path is not None:
-        load_weights(system, cfg.ckpt_path)  # says what does not fit before anything starts
+        step = prepare_resume(cfg, system)
     elif cfg.init_from is not None:
         load_weights(system, cfg.init_from, strict=False)
+    trainer = build_trainer(cfg, extra=[EMA(cfg.train.ema)] if cfg.train.ema else [])
+    for logger in trainer.loggers:
+        if isinstance(logger, CsvLogger) and step is not None:
+            logger.continue_from(step)
     try:
         trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
         log.warning("interrupted; continue with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
         raise
+    except ValueError as error:
+        if cfg.ckpt_path is None or "parameter group" not in str(error):
+            raise
+        raise UserError(
+            f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {_START_ANEW}"
+        ) from error
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
@@ -174,10 +227,15 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if cfg.predictions is None:
         raise UserError("task=evaluate: nothing to score; give predictions=<folder of masks>")
     folder = Path(cfg.paths.run) / "evaluation"
-    videos = build(cfg.data).videos("test")
-    summary = evaluate_folder(cfg.predictions, videos, build(cfg.protocol), cfg.missing, output=folder)
+    videos, protocol = build(cfg.data).videos("test"), build(cfg.protocol)
+    begin = time.perf_counter()
+    summary = evaluate_folder(cfg.predictions, videos, protocol, cfg.missing)
+    scored, seconds = sum(1 for row in summary.frames if row.values), time.perf_counter() - begin
+    about = about_run("evaluate", plain(cfg), videos, scored, seconds, str(cfg.predictions), "cpu")
     print(summary.table())
-    log.info("scores: %s", folder)
+    show = saved_masks(cfg.predictions, videos, protocol)
+    page = write_report(dataclasses.replace(summary, run=about), folder, show, progress=True)
+    log.info("scores: %s\nreport: %s", folder, page)
     return {f"evaluate/{name}": value for name, value in summary.overall.items()}
 
 
@@ -274,6 +332,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise UserError(
             'conf/local/default.yaml is not read as it stands: its first line must be "# @package _global_"'
         )
+    if cfg.ckpt_path is not None:
+        cfg.ckpt_path = str(find_checkpoint(cfg.ckpt_path, cfg.paths.run, Path(cfg.paths.runs) / cfg.name))
     if cfg.seed is not None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
