@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fakes
-from maskvos.data.datamodule import EpochSampler, VideoDataModule
+from maskvos.data.datamodule import EpochSampler, ShareSampler, VideoDataModule
 from maskvos.data.datasets.davis import davis
 from maskvos.data.datasets.folder import folder
 from maskvos.data.transforms import HorizontalFlip
@@ -79,6 +79,43 @@ def test_evaluation_batches_are_complete_and_in_order(root: Path) -> None:
     assert {name for batch in data.val_dataloader() for name in batch["video"]} == {"bus"}
 
 
+def test_batches_of_several_scales_are_whole_and_drawn_by_their_number(root: Path) -> None:
+    def shapes(workers: int, seen: int = 0) -> list[tuple[int, ...]]:
+        options = {"batch_size": 2, "size": (64, 128), "scales": [0.5, 1, 1.5], "samples_per_epoch": 24}
+        data = build(root, num_workers=workers, **options)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        loader.sampler.seen = (3, seen)
+        loader.sampler.set_epoch(3)
+        found = []
+        for batch in loader:
+            assert batch["flow"].shape[-2:] == batch["mask"].shape[-2:] == batch["rgb"].shape[-2:]
+            found.append(tuple(batch["rgb"].shape))
+        return found
+
+    drawn = shapes(0)
+    assert set(drawn) == {(2, 3, 32, 64), (2, 3, 64, 128), (2, 3, 96, 192)}
+    assert len(drawn) == 12
+    assert shapes(2) == drawn
+    assert shapes(0, seen=10) == drawn[5:]
+
+
+def test_processes_train_on_one_scale_at_a_time() -> None:
+    samplers = [EpochSampler(["a"] * 40, None, None, 7, 2, rank, [0.5, 1, 2], 4) for rank in (0, 1)]
+    scales = [[scale for *_, scale in sampler][::4] for sampler in samplers]
+    assert scales[0] == scales[1]
+    assert len(set(scales[0])) > 1
+    for sampler in samplers:
+        sampler.set_epoch(1)
+    assert [scale for *_, scale in samplers[0]][::4] != scales[0]
+
+
+def test_a_score_counts_no_sample_twice() -> None:
+    shares = [list(ShareSampler(range(7), 3, rank, shuffle=False)) for rank in range(3)]
+    assert sorted(index for share in shares for index in share) == list(range(7))
+    assert [len(ShareSampler(range(7), 3, rank, shuffle=False)) for rank in range(3)] == list(map(len, shares))
+
+
 def test_prediction_needs_no_dataset(root: Path, tmp_path: Path) -> None:
     fakes.write_folder(tmp_path / "mine", frames=3)
     data = build(tmp_path / "nowhere", predict=partial(folder, tmp_path / "mine"))
@@ -119,6 +156,9 @@ def test_impossible_settings(root: Path) -> None:
         build(root, batch_size=0)
     with pytest.raises(UserError, match="num_workers is -1"):
         build(root, num_workers=-1)
+    for scales in ([], [1, 0]):
+        with pytest.raises(UserError, match="factors above 0"):
+            build(root, scales=scales)
     with pytest.raises(UserError, match="motion_as_option is 2"):
         build(root, motion_as_option=2)
     data = build(root, weights={"DAVIS-2017": 1})

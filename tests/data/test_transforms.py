@@ -217,3 +217,24 @@ def test_a_transform_that_forgets_the_vectors_is_refused() -> None:
         Transform(SIZE, [A.OneOf([HorizontalFlip(), A.Transpose()])])
     with pytest.raises(UserError, match="height and width"):
         Transform([512])
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.5])
+def test_at_another_scale_frame_mask_and_vectors_change_together(scale: float) -> None:
+    first, _, flow = clip("translation", 3)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[30:60, 40:100] = 1
+    plain = Transform((64, 96))(first, flow, mask)
+    out = Transform((64, 96))(first, flow, mask, scale=scale)
+    height, width = out["rgb"].shape[-2:]
+    assert out["flow"].shape[-2:] == out["mask"].shape[-2:] == (height, width)
+    if scale == 1:
+        assert (height, width) == (64, 96)
+    assert height % 32 == width % 32 == 0
+    assert abs(height - 64 * scale) <= 16
+    assert abs(width - 96 * scale) <= 16
+    # The same motion in pixels of the finer or coarser grid, and the same part of the picture.
+    assert out["flow"][0].mean().item() == pytest.approx(5 * width / SIZE[1], rel=1e-4)
+    assert out["flow"][1].mean().item() == pytest.approx(-3 * height / SIZE[0], rel=1e-4)
+    assert out["mask"].mean().item() == pytest.approx(plain["mask"].mean().item(), abs=0.03)
+    assert set(out["mask"].unique().tolist()) == {0, 1}

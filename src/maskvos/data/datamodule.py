@@ -34,6 +34,8 @@ class EpochSampler(DistributedSampler):
         seed: Of the order.
         num_replicas: Number of processes.
         rank: This process.
+        scales: Factors on the network's size, of which each batch draws one, the same on all processes; None: no such.
+        batch_size: Samples per batch and process.
 
     Raises:
         UserError: A weight for a dataset that is not there, or negative, or none for one that is there.
@@ -47,6 +49,8 @@ class EpochSampler(DistributedSampler):
         seed: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
+        scales: Sequence[float] | None = None,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(groups, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         names = np.asarray(groups)
@@ -66,11 +70,13 @@ class EpochSampler(DistributedSampler):
             self.weights = [float(weights[name]) for name in present]
         self.total = samples_per_epoch or len(names)
         self.num_samples = -(-self.total // num_replicas)
+        self.scales = scales
+        self.batch_size = batch_size
         # Epoch and number of its samples that an interrupted training has seen already.
         self.seen = (0, 0)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        """Yield (epoch, index) pairs; no sample comes twice before all of its dataset came once."""
+    def __iter__(self) -> Iterator[tuple[int, int] | tuple[int, int, float]]:  # type: ignore[override]
+        """Yield (epoch, index), or (epoch, index, scale); no sample comes twice before all of its dataset came once."""
         rng = np.random.default_rng([self.seed, self.epoch])
         ends = np.round(np.cumsum(self.weights) / sum(self.weights) * self.total).astype(int)
         drawn = []
@@ -83,11 +89,33 @@ class EpochSampler(DistributedSampler):
         # Every process gets equally many, as the gradients' exchange needs; the first samples fill up.
         order = np.resize(order, self.num_samples * self.num_replicas)
         epoch, count = self.seen
-        for index in order[self.rank :: self.num_replicas][count if epoch == self.epoch else 0 :]:
-            yield self.epoch, int(index)
+        own = order[self.rank :: self.num_replicas]
+        for place in range(count if epoch == self.epoch else 0, len(own)):
+            pair = self.epoch, int(own[place])
+            if self.scales is None:
+                yield pair
+            else:
+                # Drawn from the batch's own number, so that an interrupted epoch can be gone on with anywhere.
+                draw = np.random.default_rng([self.seed, self.epoch, place // self.batch_size])
+                yield *pair, float(draw.choice(self.scales))
 
     def __len__(self) -> int:
         return self.num_samples
+
+
+class ShareSampler(DistributedSampler):
+    """Shares samples out among processes in order, each sample once: a score must not count one twice.
+
+    Being a `DistributedSampler`, it is left in place by Lightning, whose own one repeats samples to give every process
+    equally many.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield every n-th index."""
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
 
 
 class VideoDataModule(pl.LightningDataModule):
@@ -105,6 +133,8 @@ class VideoDataModule(pl.LightningDataModule):
         num_workers: Loading processes; 0: load in the main process; None: one per core, at most 8. Prediction uses at
             most one, because it streams.
         augment: Albumentations transforms for training.
+        scales: Each training batch is of one of these times ``size``, frame, flow and mask together, in multiples of 32
+            pixels; None: always of ``size``.
         weights: Dataset name to its share of the training samples, for mixtures.
         samples_per_epoch: Training samples per epoch; None: all of them once.
         motion_as_option: Share of training samples whose motion stream sees the RGB frame, see `FrameDataset`.
@@ -125,6 +155,7 @@ class VideoDataModule(pl.LightningDataModule):
         eval_batch_size: int = 1,
         num_workers: int | None = None,
         augment: Sequence[Any] | None = None,
+        scales: Sequence[float] | None = None,
         weights: Mapping[str, float] | None = None,
         samples_per_epoch: int | None = None,
         motion_as_option: float | None = None,
@@ -142,11 +173,14 @@ class VideoDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{name} is {value}; it must be at least {minimum}")
         if motion_as_option is not None and not 0 <= motion_as_option <= 1:
             raise UserError(f"data.motion_as_option is {motion_as_option}; it must be a share from 0 to 1, or null")
+        if scales is not None and (not scales or min(scales) <= 0):
+            raise UserError(f"data.scales is {list(scales)}; give factors above 0 such as [0.75, 1, 1.25], or null")
         self.sources = {"train": train, "val": val, "test": test, "predict": predict}
         self.flow = flow
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = min(8, _cores()) if num_workers is None else num_workers
+        self.scales = scales
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
@@ -216,7 +250,8 @@ class VideoDataModule(pl.LightningDataModule):
         # Without a given seed each process drew its own, and the processes would not share out the same order.
         seed = self.seed if self.trainer is None else self.trainer.strategy.broadcast(self.seed)
         groups = [dataset.videos[video].dataset for video in dataset.pairs[:, 0]]
-        sampler = EpochSampler(groups, self.weights, self.samples_per_epoch, seed, replicas, rank)
+        shares = (groups, self.weights, self.samples_per_epoch)
+        sampler = EpochSampler(*shares, seed, replicas, rank, self.scales, self.batch_size)
         sampler.seen = self._seen
         return self._loader(
             dataset,
@@ -259,8 +294,13 @@ class VideoDataModule(pl.LightningDataModule):
             # Evaluation shows flow wherever there is some; a still image is treated as it was in training.
             motion_as_option=None if self.motion_as_option is None else 0.0,
         )
+        replicas, rank = self._processes()
         return self._loader(
-            dataset, batch_size=self.eval_batch_size, persistent_workers=persistent and self.num_workers > 0
+            dataset,
+            batch_size=self.eval_batch_size,
+            # With fewer samples than processes all must take some part: Lightning then repeats samples.
+            sampler=ShareSampler(dataset, replicas, rank, shuffle=False) if 1 < replicas <= len(dataset) else None,
+            persistent_workers=persistent and self.num_workers > 0,
         )
 
     def _loader(self, dataset: FrameDataset | StreamDataset, **options: Any) -> DataLoader:

@@ -107,13 +107,14 @@ class FrameDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Read one sample.
+    def __getitem__(self, key: int | tuple[int, int] | tuple[int, int, float]) -> Sample:
+        """Read one sample, by its index, or epoch and index, or these and a factor on the transform's size.
 
         Raises:
             UserError: A file is missing, cannot be decoded, or does not fit the others.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *scales = key if isinstance(key, tuple) else (0, key)
+        scale = scales[0] if scales else 1.0
         seed, share = self._draw(epoch, index)
         v, f = (int(i) for i in self.pairs[index])
         video, frame = self.videos[v], self.videos[v].frames[f]
@@ -123,7 +124,7 @@ class FrameDataset(Dataset[Sample]):
         still = len(video.frames) == 1 and frame.flow is None
         flow = np.zeros((*size, 2), dtype=np.float32) if still else self.flow.load(video, f)
         sample = Sample(video=video.name, frame=frame.name, size=size)
-        sample.update(self.transform(image, flow, mask, seed=seed))  # type: ignore[typeddict-item]
+        sample.update(self.transform(image, flow, mask, seed=seed, scale=scale))  # type: ignore[typeddict-item]
         as_rgb = self.motion_as_option is not None and (still or share < self.motion_as_option)
         sample["motion"] = torch.tensor(not as_rgb)
         if self.with_truth:

@@ -208,7 +208,13 @@ class Transform:
         self.augment = A.Compose(list(augment), is_check_shapes=False) if augment else None
 
     def __call__(
-        self, rgb: np.ndarray, flow: np.ndarray, mask: np.ndarray | None = None, *, seed: int | None = None
+        self,
+        rgb: np.ndarray,
+        flow: np.ndarray,
+        mask: np.ndarray | None = None,
+        *,
+        seed: int | None = None,
+        scale: float = 1.0,
     ) -> dict[str, Tensor]:
         """Transform one sample.
 
@@ -217,6 +223,7 @@ class Transform:
             flow: (H', W', 2) float32, pixels of its own grid, x then y; of another size where it was computed so.
             mask: (H, W) uint8, 0 or 1, or None.
             seed: The same seed makes the same random choices, in any process; None: go on from the last call.
+            scale: The result is of so many times ``size``, see `scaled`.
 
         Returns:
             ``rgb`` (3, h, w) float32 in [0, 1], ``flow`` (2, h, w) float32 in pixels of that grid, and, when a mask was
@@ -229,13 +236,22 @@ class Transform:
                 self.augment.set_random_seed(seed)
             data = self.augment(image=rgb, flow=flow, mask=mask)
             rgb, flow, mask = data["image"], data["flow"], data["mask"]
+        size = scaled(self.size, scale)
         out = {
-            "rgb": _to_tensor(resize_image(rgb, self.size)).float().div_(255),
-            "flow": _to_tensor(resize_flow(flow, self.size)).float(),
+            "rgb": _to_tensor(resize_image(rgb, size)).float().div_(255),
+            "flow": _to_tensor(resize_flow(flow, size)).float(),
         }
         if mask is not None:
-            out["mask"] = torch.from_numpy(np.ascontiguousarray(resize_mask(mask, self.size)))[None].float()
+            out["mask"] = torch.from_numpy(np.ascontiguousarray(resize_mask(mask, size)))[None].float()
         return out
+
+
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A size times a factor, in multiples of 32 pixels, the coarsest stride of the networks; times 1 it stays."""
+    if scale == 1:
+        return size
+    height, width = (max(1, round(side * scale / 32)) * 32 for side in size)
+    return height, width
 
 
 def _flatten(steps: Sequence[Any]) -> Iterator[A.BasicTransform]:
