@@ -322,3 +322,28 @@ def test_a_second_file_of_one_frame_is_told(tmp_path, dataset, truth):
     summary = quiet(tmp_path / "out", dataset, missing="skip")
     assert summary.overall["j"] == 1  # the PNG counts
     assert any("2 extra" in note for note in summary.notes)
+
+
+@pytest.mark.parametrize("colours", [2, 4, 16, 17, 256])
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}, {"bits": 8}])
+def test_palette_indices_are_those_that_pillow_reads(tmp_path, colours, options):
+    rng = np.random.default_rng(colours)
+    indices = rng.integers(0, colours, (37, 61), dtype=np.uint8)
+    image = Image.frombytes("P", (61, 37), indices.tobytes())
+    image.putpalette(rng.integers(0, 256, 3 * colours, dtype=np.uint8).tolist())
+    image.save(tmp_path / "mask.png", **options)
+    picture = read_picture(tmp_path / "mask.png")
+    assert picture.kind == "labels"
+    np.testing.assert_array_equal(picture.values, indices)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_half_a_file_is_no_mask(tmp_path, mode, share):
+    noise = np.random.default_rng(0).integers(0, 2, (80, 120), dtype=np.uint8)
+    image = {"1": Image.fromarray(noise > 0), "L": Image.fromarray(noise), "P": palette_image(noise)}[mode]
+    image.save(tmp_path / "mask.png")
+    data = (tmp_path / "mask.png").read_bytes()
+    (tmp_path / "mask.png").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match=r"mask\.png: it is no whole image"):
+        read_picture(tmp_path / "mask.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
@@ -109,7 +111,7 @@ def evaluate_folder(
         missing: What to do about predictions that are missing or cannot be read: ``fail`` lists them (and files that
             belong to no frame) in an error; ``zero`` scores an empty mask; ``skip`` leaves the frame out. The last two
             list in the summary what they did.
-        workers: Threads, which spend their time outside Python's lock; None: one for each core.
+        workers: Threads; None: one for each core.
         output: Folder for ``frames.csv``, ``sequences.csv`` and ``summary.json``; None: none are written.
         progress: Show a bar with the time left.
 
@@ -140,6 +142,23 @@ def evaluate_folder(
     if output is not None:
         summary.write(output)
     return summary
+
+
+def find_predictions(
+    predictions: Path | str, videos: Sequence[Video], protocol: Protocol
+) -> dict[tuple[str, str], Path]:
+    """Where the masks lie that `evaluate_folder` scores, by the names of sequence and frame.
+
+    Raises:
+        UserError: No such folder, or no sequence in it.
+    """
+    base = _find_base(Path(predictions), videos)
+    alone = _is_sequence(base, videos)
+    return {
+        (video.name, frame): path
+        for video in videos
+        for frame, path in _files(base if alone else base / video.name, protocol.soft).items()
+    }
 
 
 @dataclass
@@ -191,7 +210,7 @@ def _score_all(
     named = {video.name: video for video in videos}
     parts = {name: protocol.reduce(name, [], video.frames, video.category) for name, video in named.items()}
     seen = _Seen()
-    work = partial(_score_chunk, protocol=protocol, missing=missing)
+    work = partial(_score_chunk, protocol=protocol, missing=missing, turn=Lock())
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     with _threads(min(workers, len(chunks))) as run, _bar(len(tasks), progress) as advance:
         outcomes = (outcome for chunk in run(work, chunks) for outcome in chunk)
@@ -322,12 +341,15 @@ def _complaint(predictions: Path | str, problems: Problems) -> str:
     return "\n  ".join([f"predictions={predictions} do not match the dataset:", *problems.lines(), remedy])
 
 
-def _score_chunk(tasks: Sequence[_Task], protocol: Protocol, missing: Missing) -> list[_Outcome]:
-    return [_score(task, protocol, missing) for task in tasks]
+def _score_chunk(tasks: Sequence[_Task], protocol: Protocol, missing: Missing, turn: Lock) -> list[_Outcome]:
+    return [_score(task, protocol, missing, turn) for task in tasks]
 
 
-def _score(task: _Task, protocol: Protocol, missing: Missing) -> _Outcome:
+def _score(task: _Task, protocol: Protocol, missing: Missing, turn: Lock) -> _Outcome:
     """Read and score one frame.
+
+    Images are decoded at the same time; scoring is done in `turn`. Its many short array operations let Python's own
+    lock go and take it again each time, and two threads that do so spend more time on waking one another than on work.
 
     Raises:
         UserError: The truth cannot be read, or the prediction does not hold what the protocol needs.
@@ -348,7 +370,8 @@ def _score(task: _Task, protocol: Protocol, missing: Missing) -> _Outcome:
             if missing != "zero":
                 return _Outcome(None, unreadable=unreadable)
     if picture is None:
-        score = protocol.score(task.video, task.frame, np.zeros(truth.shape, bool), truth, note=note)
+        with turn:
+            score = protocol.score(task.video, task.frame, np.zeros(truth.shape, bool), truth, note=note)
         return _Outcome(score, unreadable=unreadable)
     if protocol.objects == "match" and picture.kind == "colours":
         raise UserError(f"{task.prediction}: colours do not tell the object ids; save ids as palette or grey PNG")
@@ -357,7 +380,8 @@ def _score(task: _Task, protocol: Protocol, missing: Missing) -> _Outcome:
     if values is not picture.values:
         sizes = [f"{width}x{height}" for height, width in (picture.values.shape, truth.shape)]
         note = f"prediction of {sizes[0]} resized to the truth's {sizes[1]} (nearest pixel)"
-    score = protocol.score(task.video, task.frame, values, truth, labels=picture.kind != "levels", note=note)
+    with turn:
+        score = protocol.score(task.video, task.frame, values, truth, labels=picture.kind != "levels", note=note)
     return _Outcome(score, picture.kind, int(values.max()) if picture.kind == "levels" else 0)
 
 
@@ -378,11 +402,15 @@ def _threads(count: int) -> Iterator[Callable[..., Iterable[list[_Outcome]]]]:
     if count <= 1:
         yield map
         return
+    # A thread back from decoding asks for Python's lock after this long; the usual 5 ms are as long as ten images take.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
     with ThreadPoolExecutor(count) as pool:
         try:
             yield pool.map
         finally:
             pool.shutdown(cancel_futures=True)
+            sys.setswitchinterval(interval)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Masks and soft maps from image files, without losing object labels; fast for grey PNG, which most files are."""
+"""Masks and soft maps from image files, without losing object labels; fast for PNG, which most files are."""
 
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +25,21 @@ Kind = Literal["labels", "levels", "colours"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL = slice(24, 26)  # where the head of a PNG file says how many bits there are of what
 _PLAIN = (b"\x08\x00", b"\x10\x00", b"\x08\x02", b"\x10\x02")  # 8 or 16 bits of grey or RGB
-_GREY_RAMP = [level for index in range(256) for level in (index, index, index)]
+_TWO_COLOURS = b"\x01\x00"  # 1 bit of grey
+_INDEXED = b"\x08\x03"  # 8 bits of an index into a palette
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An image of indices into a palette, as most mask files are.
+
+    Attributes:
+        values: (H, W) uint8.
+        palette: (N, 3) uint8, RGB; not every index need have a colour.
+    """
+
+    values: np.ndarray
+    palette: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,10 +66,9 @@ def read_picture(path: Path) -> Picture:
         UserError: The file is missing, or not a whole image.
     """
     values = read_values(path)
-    if isinstance(values, Image.Image):
-        palette = values.getpalette() or []
-        ramp = palette == _GREY_RAMP[: len(palette)]
-        return Picture(np.asarray(values, np.uint8), "levels" if ramp else "labels")
+    if isinstance(values, Indexed):
+        ramp = (values.palette == np.arange(len(values.palette))[:, None]).all()
+        return Picture(values.values, "levels" if ramp else "labels")
     if values.dtype == np.bool_:
         return Picture(values.astype(np.uint8) * 255, "levels")
     if values.dtype == np.uint16:
@@ -83,13 +98,11 @@ def read_truth(path: Path, rule: MaskRule) -> np.ndarray:
         UserError: The file is missing, or not a whole image.
     """
     values = read_values(path)
-    if isinstance(values, Image.Image):
-        palette = np.array(values.getpalette(), np.uint8).reshape(-1, 3)
-        grey = (palette == palette[:, :1]).all()
+    if isinstance(values, Indexed):
+        grey = (values.palette == values.palette[:, :1]).all()
         if not rule.above or (not grey and not rule.background):
-            values = np.asarray(values)
-            return values if not rule.background else _is_none_of(values, rule.background)
-        values = np.asarray(values.convert("L") if grey else values)
+            return values.values if not rule.background else _is_none_of(values.values, rule.background)
+        values = values.palette[values.values, 0] if grey else values.values
     if rule.background:
         return _is_none_of(values, rule.background)
     if values.dtype == np.uint8 and values.ndim == 2 and not rule.above:
@@ -107,8 +120,8 @@ def _is_none_of(values: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
     return (~np.isin(values, background)).astype(np.uint8)
 
 
-def read_values(path: Path) -> np.ndarray | Image.Image:
-    """An image file's values: (H, W) or (H, W, 3) RGB, or the image itself where they are indices of a palette.
+def read_values(path: Path) -> np.ndarray | Indexed:
+    """An image file's values: (H, W) or (H, W, 3) RGB, or indices with their palette.
 
     Raises:
         UserError: The file is missing, or not a whole image.
@@ -123,16 +136,47 @@ def read_values(path: Path) -> np.ndarray | Image.Image:
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None:
             return values if values.ndim == 2 else np.ascontiguousarray(values[..., ::-1])
+    if data.startswith(_PNG) and data[_PIXEL] == _TWO_COLOURS:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if values is not None:
+            return values != 0
+    if data.startswith(_PNG) and data[_PIXEL] == _INDEXED and (indexed := _decode_indexed(data)):
+        return indexed
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             if image.mode == "P":
-                return image
+                palette = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
+                return Indexed(np.asarray(image, np.uint8), palette)
             if image.mode in ("LA", "RGBA", "PA", "CMYK", "YCbCr"):
                 return np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
             return np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: it is no whole image; write it, or download it, again") from error
+
+
+def _decode_indexed(data: bytes) -> Indexed | None:
+    """Decode a PNG of 8-bit indices, or None where it is not whole.
+
+    The pixels of such a file are stored as those of a grey one, so a copy whose head says grey makes OpenCV decode
+    indices. It does so without Python's lock, which Pillow holds for a third of the time.
+    """
+    palette, kept, position = b"", [_PNG], len(_PNG)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunk = data[position : position + length + 12]
+        if kind == b"IHDR":
+            head = chunk[4:17] + b"\x00" + chunk[18:21]  # the 10th byte of its content is the colour type
+            kept.append(chunk[:4] + head + struct.pack(">I", zlib.crc32(head)))
+        elif kind == b"PLTE":
+            palette = chunk[8:-4]
+        elif kind in (b"IDAT", b"IEND"):
+            kept.append(chunk)
+        position += length + 12
+    values = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 2 or len(palette) % 3:
+        return None
+    return Indexed(values, np.frombuffer(palette, np.uint8).reshape(-1, 3))
 
 
 def image_size(path: Path) -> tuple[int, int]:
