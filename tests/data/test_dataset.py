@@ -290,3 +290,35 @@ def test_datasets_can_be_sent_to_workers(root: Path, flow: FlowStore) -> None:
     dataset = FrameDataset(davis(root, "val"), flow, Transform((32, 48), [HorizontalFlip()]))
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[(3, 2)]["rgb"], dataset[(3, 2)]["rgb"])
+
+
+def test_a_pasted_object_brings_its_colours_and_its_motion(root: Path, flow: FlowStore) -> None:
+    videos = davis(root, hold_out=())
+    alone = FrameDataset(videos, flow, PLAIN)
+    pasted = FrameDataset(videos, flow, PLAIN, paste=1.0)
+    sources = [alone[index] for index in range(len(alone))]
+    changed_any = False
+    for index, before in enumerate(sources):
+        sample = pasted[index]
+        changed = (sample["rgb"] != before["rgb"]).any(0)
+        changed_any |= bool(changed.any())
+        assert (sample["mask"] >= before["mask"]).all()
+        # Nothing changes but the object and, of its blended outline, one pixel around it.
+        outlines = (torch.nn.functional.max_pool2d(source["mask"], 3, 1, 1)[0] > 0 for source in sources)
+        assert any(not (changed & ~outline).any() for outline in outlines)
+        outside = ~changed & (sample["mask"][0] == 0)
+        torch.testing.assert_close(sample["flow"][:, outside], before["flow"][:, outside])
+    assert changed_any
+
+
+def test_pasting_is_reproducible_and_as_frequent_as_said(root: Path, flow: FlowStore) -> None:
+    videos = davis(root, hold_out=())
+    one, two = (FrameDataset(videos, flow, PLAIN, seed=3, paste=0.5) for _ in range(2))
+    alone = FrameDataset(videos, flow, PLAIN, seed=3)
+    count = 0
+    for epoch in range(4):
+        for index in range(len(one)):
+            torch.testing.assert_close(one[epoch, index]["rgb"], two[epoch, index]["rgb"])
+            count += not torch.equal(one[epoch, index]["rgb"], alone[epoch, index]["rgb"])
+    share = count / (4 * len(one))
+    assert 0.2 < share < 0.8

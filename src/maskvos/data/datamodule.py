@@ -138,6 +138,7 @@ class VideoDataModule(pl.LightningDataModule):
         weights: Dataset name to its share of the training samples, for mixtures.
         samples_per_epoch: Training samples per epoch; None: all of them once.
         motion_as_option: Share of training samples whose motion stream sees the RGB frame, see `FrameDataset`.
+        paste: Share of training samples into which another sample's object is pasted, see `FrameDataset`.
         seed: Of order and augmentation; None: another one in every run.
         root: The dataset's folder, which the configuration of ``train``, ``val`` and ``test`` refers to (so that
             ``data.root=...`` changes all of them); not used here.
@@ -159,6 +160,7 @@ class VideoDataModule(pl.LightningDataModule):
         weights: Mapping[str, float] | None = None,
         samples_per_epoch: int | None = None,
         motion_as_option: float | None = None,
+        paste: float = 0.0,
         seed: int | None = 0,
         root: str | None = None,
     ) -> None:
@@ -173,6 +175,8 @@ class VideoDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{name} is {value}; it must be at least {minimum}")
         if motion_as_option is not None and not 0 <= motion_as_option <= 1:
             raise UserError(f"data.motion_as_option is {motion_as_option}; it must be a share from 0 to 1, or null")
+        if not 0 <= paste <= 1:
+            raise UserError(f"data.paste is {paste}; it must be a share from 0 to 1")
         if scales is not None and (not scales or min(scales) <= 0):
             raise UserError(f"data.scales is {list(scales)}; give factors above 0 such as [0.75, 1, 1.25], or null")
         self.sources = {"train": train, "val": val, "test": test, "predict": predict}
@@ -184,6 +188,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
+        self.paste = paste
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.train_transform = Transform(size, augment)
         self.eval_transform = Transform(size)
@@ -245,6 +250,7 @@ class VideoDataModule(pl.LightningDataModule):
             self.train_transform,
             seed=self.seed,
             motion_as_option=self.motion_as_option,
+            paste=self.paste,
         )
         replicas, rank = self._processes()
         # Without a given seed each process drew its own, and the processes would not share out the same order.

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from maskvos.data.transforms import Transform
@@ -63,6 +64,8 @@ class FrameDataset(Dataset[Sample]):
         motion_as_option: Share of the moving samples whose motion stream is to see the RGB frame (Cho et al., "Treating
             Motion as Option with Output Selection for Unsupervised Video Object Segmentation"); a number, 0 included,
             also makes it see the RGB frame for still images. None: motion is always flow, and zero for still images.
+        paste: Share of the samples into which the object of another sample is pasted with its motion (after Ghiasi et
+            al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021).
 
     Raises:
         UserError: A movie file among the videos, or no frame that counts.
@@ -78,6 +81,7 @@ class FrameDataset(Dataset[Sample]):
         annotated_only: bool = True,
         seed: int = 0,
         motion_as_option: float | None = None,
+        paste: float = 0.0,
     ) -> None:
         self.videos = list(videos)
         self.flow = flow
@@ -86,6 +90,7 @@ class FrameDataset(Dataset[Sample]):
         self.with_image = with_image
         self.seed = seed
         self.motion_as_option = motion_as_option
+        self.paste = paste
         movie = next((video for video in self.videos if video.file is not None), None)
         if movie is not None:
             raise UserError(f"'{movie.file}' is a movie; training and testing need folders of frames with masks")
@@ -115,7 +120,16 @@ class FrameDataset(Dataset[Sample]):
         """
         epoch, index, *scales = key if isinstance(key, tuple) else (0, key)
         scale = scales[0] if scales else 1.0
-        seed, share = self._draw(epoch, index)
+        seed, share, paste = self._draw(epoch, index)
+        sample = self._read(index, seed, share, scale)
+        if paste < self.paste:
+            rng = np.random.default_rng(seed)
+            other = self._read(int(rng.integers(len(self))), int(rng.integers(2**32)), share, scale)
+            paste_object(sample, other, rng)
+        return sample
+
+    def _read(self, index: int, seed: int, share: float, scale: float) -> Sample:
+        """One sample as it is on disk, transformed with its own seed."""
         v, f = (int(i) for i in self.pairs[index])
         video, frame = self.videos[v], self.videos[v].frames[f]
         image = read_image(frame.image)
@@ -133,10 +147,30 @@ class FrameDataset(Dataset[Sample]):
             sample["image"] = image
         return sample
 
-    def _draw(self, epoch: int, index: int) -> tuple[int, float]:
-        """The sample's own seed, and a uniform number in [0, 1) beside it."""
-        words = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
-        return int(words[0]), float(words[1]) / 2**32
+    def _draw(self, epoch: int, index: int) -> tuple[int, float, float]:
+        """The sample's own seed, and two uniform numbers in [0, 1) beside it."""
+        words = np.random.SeedSequence([self.seed, epoch, index]).generate_state(3)
+        return int(words[0]), float(words[1]) / 2**32, float(words[2]) / 2**32
+
+
+def paste_object(sample: Sample, other: Sample, rng: np.random.Generator) -> None:
+    """Put the object of one sample over another, which then shows both.
+
+    The object takes its flow along, to which a random shift is added: two cameras that stand still would else leave it
+    without a motion of its own.
+
+    Args:
+        sample: Changed in place: ``rgb``, ``flow`` and ``mask``.
+        other: Of the same size; stays as it is.
+        rng: Draws the shift, normal with a deviation of half a percent of the width.
+    """
+    inside = other["mask"][None]
+    # The outline is blended over a pixel, as a camera would, so that no sharp edge gives the pasting away.
+    alpha = F.avg_pool2d(inside, 3, stride=1, padding=1, count_include_pad=False)[0]
+    shift = torch.from_numpy(rng.normal(0, 0.005 * inside.shape[-1], (2, 1, 1)).astype(np.float32))
+    sample["rgb"] = torch.lerp(sample["rgb"], other["rgb"], alpha)
+    sample["flow"] = torch.where(inside[0] > 0, other["flow"] + shift, sample["flow"])
+    sample["mask"] = torch.maximum(sample["mask"], other["mask"])
 
 
 class StreamDataset(IterableDataset[Sample]):
@@ -160,6 +194,7 @@ class StreamDataset(IterableDataset[Sample]):
         transform: Transform,
         done: Callable[[str], bool] | None = None,
         motion_as_option: float | None = None,
+        paste: float = 0.0,
     ) -> None:
         self.videos = list(videos)
         self.flow = flow
