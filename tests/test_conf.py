@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+import albumentations as A
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from maskvos.run import CONF, compose, explain
+from maskvos.data.transforms import HorizontalFlip
+from maskvos.run import CONF, build, compose, explain
+from maskvos.training import Training
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "local"))
 MEMBERS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -53,6 +57,34 @@ def test_experiments_add_no_setting(name: str) -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_experiments_are_global(path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "protocol"),
+    [("swin_t_pretrain", "mixture.divide", "all_frames"), ("swin_t", "mixture.mixture", "davis2016")],
+)
+def test_the_recipe_is_the_published_one(name: str, data: str, protocol: str) -> None:
+    cfg = compose([f"+experiment={name}"])
+    optim = {"_target_": "torch.optim.AdamW", "lr": 6e-5, "betas": [0.9, 0.999], "weight_decay": 0.01}
+    assert optim.items() <= cast(dict[str, object], OmegaConf.to_container(cfg.optim)).items()
+    assert cfg.loss == {"_target_": "maskvos.models.losses.BCE"}
+    assert (cfg.data.size, cfg.data.batch_size, cfg.data.train._target_.rpartition("datasets.")[2]) == (
+        [512] * 2,
+        4,
+        data,
+    )
+    assert (cfg.schedule._target_, cfg.protocol.name) == ("maskvos.schedules.constant", protocol)
+    mirror, *colours = build(cfg.augment.transforms)
+    assert (type(mirror), mirror.p) == (HorizontalFlip, 0.5)
+    assert all(isinstance(colour, A.ImageOnlyTransform) and colour.p == 0.5 for colour in colours)
+    assert build(cfg.train) == Training()  # none of the options
+
+
+def test_choosing_on_the_test_split_is_one_override() -> None:
+    for override in ("data.val.split=val", "data.val=${data.test}"):
+        cfg = OmegaConf.to_container(compose(["data=davis", override]), resolve=True)
+        assert cfg["data"]["val"] == cfg["data"]["test"]
+    assert compose(["data=davis"]).data.val.split == "held_out"
 
 
 def test_no_absolute_path_in_any_yaml() -> None:

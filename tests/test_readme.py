@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fakes import DAVIS_SPLITS, write_davis, write_folder
+from fakes import DAVIS_SPLITS, write_davis, write_fbms, write_folder, write_youtube_vos
 from maskvos.data.video_io import VideoWriter
 from maskvos.run import compose, run
 from pages import ROOT, blocks, commands
@@ -40,6 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's commands find what they name."""
     folder = tmp_path_factory.mktemp("readme")
     write_davis(folder / "data" / "DAVIS")
+    write_fbms(folder / "data" / "FBMS")
+    write_youtube_vos(folder / "data" / "YouTube-VOS")
     write_folder(folder / "frames")
     with VideoWriter(folder / "my_clip.mp4", fps=25) as writer:
         for index in range(3):
@@ -48,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / "data/DAVIS/Annotations/480p" / sequence, folder / "masks" / sequence)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run(compose(["+experiment=swin_t", *TINY, *SMALL], folder / "made"))
+        run(compose(["+experiment=swin_t", "data=davis", *TINY, *SMALL], folder / "made"))
         for name in ("best", "last"):
             shutil.copy(folder / "made" / "checkpoints" / f"{name}.ckpt", folder / f"{name}.ckpt")
         ready = ["task=export", "ckpt_path=best.ckpt", "output=network.onnx"]

@@ -139,7 +139,7 @@ class Interrupt(Callback):
 
 
 def test_an_interrupted_epoch_goes_on_with_what_it_has_not_seen(data: Path, tmp_path: Path) -> None:
-    epochs = ["trainer.max_epochs=3", "schedule=cosine_warmup", "augment=none"]
+    epochs = ["trainer.max_epochs=3", "schedule=cosine_warmup", "augment=published"]
     whole = smoke(data, tmp_path / "whole", *epochs)
     run(whole)
     cut = smoke(data, tmp_path / "cut", *epochs, "+callbacks.interrupt._target_=test_run.Interrupt")
