@@ -62,9 +62,11 @@ def draw_errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) ->
     """
     drawn = _tinted(image, prediction & ~truth, FALSE_POSITIVE, 0.65)
     drawn = _tinted(drawn, truth & ~prediction, FALSE_NEGATIVE, 0.65)
-    width = max(1, round(min(image.shape[:2]) / 240))
-    # A dark rim keeps the white line visible on white ground.
-    _outline(drawn, truth, (0, 0, 0), 3 * width)
+    width = max(1, round(min(image.shape[:2]) / 400))
+    # A dark rim keeps the white line visible on white ground; the picture shines through it.
+    rimmed = drawn.copy()
+    _outline(rimmed, truth, (0, 0, 0), 3 * width)
+    drawn = cv2.addWeighted(drawn, 0.4, rimmed, 0.6, 0)
     _outline(drawn, truth, TRUTH, width)
     return drawn
 

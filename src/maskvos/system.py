@@ -174,7 +174,7 @@ class SegmentationSystem(pl.LightningModule):
         return logits
 
     def on_test_epoch_end(self) -> None:
-        """Log test/j, test/f, test/jf; `callbacks.TestResults` writes the tables."""
+        """Log test/j, test/f, test/jf; `report.TestReport` writes the tables."""
         self._log_scores(self.test_metric, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from maskvos.errors import UserError
 from maskvos.files import write_bytes
 
 TITLES = {
@@ -36,6 +37,9 @@ TITLES = {
     "weighted_f": "wF",
 }
 """Headings of the columns, those of J and F as in the official tables."""
+
+FILES = ("summary.json", "sequences.csv", "frames.csv")
+"""What `Summary.write` leaves."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Summary:
         classes: Mean score of each class, where the protocol averages over classes.
         also: Other ways to average that papers use, by name.
         notes: What a reader must know about how the numbers came about.
+        run: What made it (task, weights, speed, versions, configuration), as plain containers; empty where not told.
     """
 
     protocol: dict[str, Any]
@@ -127,6 +132,7 @@ class Summary:
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
     also: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -138,15 +144,19 @@ class Summary:
             "left_out": dict(sorted(left_out.items())),
         }
 
+    @property
+    def mean_of(self) -> str:
+        """What `overall` is the mean over."""
+        rows_are = "objects" if self.protocol["objects"] == "match" else "sequences"
+        return f"mean over {rows_are if self.protocol['average'] == 'sequences' else self.protocol['average']}"
+
     def table(self) -> str:
         """The official layout: one line for each sequence, the mean last, then what was counted."""
         names = list(self.overall)
         rows = [["Sequence", "Frames", *(TITLES.get(name, name) for name in names)]]
         rows += [[sequence.name, str(sequence.frames), *_cells(sequence.values, names)] for sequence in self.sequences]
         means = [(f"class {name}", values) for name, values in self.classes.items()]
-        rows_are = "objects" if self.protocol["objects"] == "match" else "sequences"
-        average = rows_are if self.protocol["average"] == "sequences" else self.protocol["average"]
-        means += [*self.also.items(), (f"mean over {average}", self.overall)]
+        means += [*self.also.items(), (self.mean_of, self.overall)]
         last = len(rows)
         rows += [[name, "", *_cells(values, names)] for name, values in means]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -196,8 +206,60 @@ class Summary:
             "counts": self.counts,
             "protocol": self.protocol,
             "account": self.account(),
+            "notes": self.notes,
+            "run": self.run,
         }
-        write_bytes(folder / "summary.json", (json.dumps(_without_nan(summary), indent=2) + "\n").encode())
+        text = json.dumps(_without_nan(summary), indent=2, default=str)
+        write_bytes(folder / "summary.json", (text + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Summary:
+        """The inverse of `write`, but for the sequences' curves, which the files do not hold.
+
+        Raises:
+            UserError: A file is missing or is not what `write` leaves.
+        """
+        folder = Path(folder)
+        try:
+            found = json.loads((folder / "summary.json").read_text())
+            sequences = _read_csv(folder / "sequences.csv", ("sequence", "class", "frames"))
+            frames = _read_csv(folder / "frames.csv", ("sequence", "frame", "counted", "left_out", "note"))
+            rows = [
+                FrameRow(names["sequence"], names["frame"], values, names["left_out"], names["note"])
+                for names, values in frames
+            ]
+            videos = {row.video for row in rows}
+            scores = [
+                SequenceScore(
+                    name=names["sequence"],
+                    # A row of an object has the sequence's name and the object's number.
+                    video=names["sequence"] if names["sequence"] in videos else names["sequence"].rpartition("_")[0],
+                    category=names["class"] or None,
+                    frames=int(names["frames"]),
+                    values=values,
+                )
+                for names, values in sequences
+            ]
+            return cls(
+                protocol=found["protocol"],
+                overall=_numbers(found["overall"]),
+                sequences=scores,
+                frames=rows,
+                classes={name: _numbers(values) for name, values in found["classes"].items()},
+                also={name: _numbers(values) for name, values in found["also"].items()},
+                notes=found.get("notes", []),
+                run=found.get("run", {}),
+            )
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: it cannot be read ({error.strerror}); give a folder that task=test or "
+                f"task=evaluate left, which holds {', '.join(FILES)}"
+            ) from error
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{folder}: its {', '.join(FILES)} are not as task=test and task=evaluate leave them ({error!r}); "
+                "make them again"
+            ) from error
 
 
 def _cells(values: dict[str, float], names: list[str]) -> list[str]:
@@ -214,8 +276,24 @@ def _csv(rows: list[list[Any]]) -> str:
     return text.getvalue()
 
 
+def _read_csv(path: Path, names: tuple[str, ...]) -> list[tuple[dict[str, str], dict[str, float]]]:
+    """The rows of a table: its columns of text, and all others as numbers where there are any."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        ({name: row[name] for name in names}, {key: float(row[key]) for key in row if key not in names and row[key]})
+        for row in rows
+    ]
+
+
+def _numbers(values: dict[str, float | None]) -> dict[str, float]:
+    return {key: math.nan if value is None else float(value) for key, value in values.items()}
+
+
 def _without_nan(value: Any) -> Any:
     """JSON has no nan: null stands for it."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
