@@ -212,6 +212,11 @@ def write_davis_fbms(root: Path) -> None:
     write_fbms(root / "FBMS")
 
 
+def write_davis_synthetic(root: Path) -> None:
+    """DAVIS; the procedural clips beside it make themselves."""
+    write_davis(root / "DAVIS")
+
+
 def write_davis_duts(root: Path) -> None:
     """DAVIS and DUTS beside each other."""
     write_davis(root / "DAVIS")
@@ -232,6 +237,7 @@ WRITERS = {
     "davis2017": write_davis2017,
     "davis_duts": write_davis_duts,
     "davis_fbms": write_davis_fbms,
+    "davis_synthetic": write_davis_synthetic,
     "davsod": write_davsod,
     "duts": write_duts,
     "fbms": write_fbms,

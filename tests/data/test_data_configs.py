@@ -27,7 +27,7 @@ ON_DISK = sorted(set(NAMES) - {"synthetic", "folder"})
 MIXED = [name for name in NAMES if "weights" in OmegaConf.load(CONF / f"data/{name}.yaml")]
 
 # Masks whose place the fakes know: all but the empty ones, and half-size or partly still objects.
-EXACT = sorted(set(NAMES) - {"synthetic", "folder", "youtube_objects", "fbms", "davis_fbms"})
+EXACT = sorted(set(NAMES) - {"synthetic", "folder", "youtube_objects", "fbms", "davis_fbms", "davis_synthetic"})
 
 
 def load(name: str, root: Path, **changes: object) -> DictConfig:
@@ -77,6 +77,8 @@ def build(name: str, place: Path) -> VideoDataModule:
     if name == "synthetic":
         for part in PARTS:
             cfg.data[part].update(clips=2, frames=3)
+    elif name == "davis_synthetic":
+        cfg.data.train.parts[1].update(clips=2, frames=3, size=[32, 48])
     return hydra.utils.instantiate(cfg.data)
 
 
