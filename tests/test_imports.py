@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "maskvos"
 # Lowest first. A file may import from its own room and from rooms that stand before it.
 ROOMS = [
     ["errors"],
+    ["prompt"],
     ["files"],
     ["types"],
     ["draw", "plots"],
@@ -31,11 +32,11 @@ ROOMS = [
     ["data.datasets"],
     ["data.dataset", "data.transforms"],
     ["data.datamodule", "data.check"],
-    ["schedules", "optim", "training", "ema"],
+    ["bundled", "schedules", "optim", "training", "ema"],
     ["system"],
     ["writers"],
     ["benchmark"],
-    ["resume", "loggers"],
+    ["resume", "loggers", "sweep"],
     ["callbacks"],
     ["report"],
     ["run"],
