@@ -8,14 +8,15 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -23,7 +24,9 @@ from maskvos.data.video_io import write_image
 from maskvos.draw import contact_sheet
 from maskvos.errors import UserError, nearest
 from maskvos.flow.codec import flow_to_rgb
-from maskvos.resume import LAST
+from maskvos.loggers import WandbLogger
+from maskvos.metrics.video import VideoMetric
+from maskvos.resume import LAST, WANDB_ID
 
 
 class Progress(TQDMProgressBar):
@@ -166,6 +169,104 @@ class StepSeed(Callback):
         if self.seed is not None:
             place = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+
+class Vitals(Callback):
+    """Logs, every ``trainer.log_every_n_steps``: the gradient's norm before clipping, images per second, GPU memory.
+
+    Images per second are those of all processes, loading included and validation not. The norm is left out where the
+    strategy shards the gradients.
+    """
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._start: float | None = None
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the norm over all parameters."""
+        if not _due(trainer, trainer.global_step + 1) or isinstance(trainer.strategy, FSDPStrategy):
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the clock stand still until the first batch has come."""
+        self._start = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the clock stand still."""
+        self._start = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count, and log if it is time to."""
+        now = time.perf_counter()
+        if self._start is None:  # the first batch waits for the loader to start, and for what compiles
+            self._start, self._images = now, 0
+            return
+        self._images += len(batch["video"]) * trainer.world_size
+        if not _due(trainer, trainer.global_step):
+            return
+        pl_module.log("train/images_per_second", self._images / (now - self._start), batch_size=1)
+        self._start, self._images = now, 0
+        if pl_module.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+            pl_module.log("train/gpu_memory_gib", peak, batch_size=1, reduce_fx="max")
+
+
+def _due(trainer: pl.Trainer, step: int) -> bool:
+    """Whether Lightning writes down what this optimiser step logs."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and step % every == 0
+
+
+class Dashboard(Callback):
+    """Gives wandb and tensorboard the scores of the sequences, and lets a resumed training keep its wandb run."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log val/sequences."""
+        if not trainer.sanity_checking:
+            self._log_sequences(trainer, cast(VideoMetric, pl_module.val_metric), "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log test/sequences."""
+        self._log_sequences(trainer, cast(VideoMetric, pl_module.test_metric), "test")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let the run's id travel in the checkpoint."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.version is not None:
+                checkpoint[WANDB_ID] = str(logger.version)
+
+    def _log_sequences(self, trainer: pl.Trainer, metric: VideoMetric, stage: str) -> None:
+        if not any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in trainer.loggers):
+            return
+        summary = metric.summary()  # takes all processes
+        if not trainer.is_global_zero or not summary.overall:
+            return
+        columns = ["sequence", "frames", *summary.overall]
+        rows = [[s.name, s.frames, *(s.values.get(m) for m in summary.overall)] for s in summary.sequences]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table(f"{stage}/sequences", columns, rows, step=trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                text = markdown_table(columns, rows)
+                logger.experiment.add_text(f"{stage}/sequences", text, trainer.global_step)
+
+
+def markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
+    """A table as Markdown; numbers with four decimals, nothing for None."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    lines = [columns, ["---"] * len(columns), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 class ImagePanels(Callback):

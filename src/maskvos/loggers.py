@@ -1,11 +1,15 @@
-"""Loggers of Lightning, where they need to know that a training goes on."""
+"""Loggers of Lightning, where they need to know that a training goes on, and what comes with a run's record."""
 
 from __future__ import annotations
 
 import csv
+import subprocess
 from pathlib import Path
+from typing import Any
 
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 
@@ -29,3 +33,44 @@ class CsvLogger(CSVLogger):
         """Keep the rows of an earlier run in this folder that were logged before a step."""
         kept = [row for row in self._rows if int(row["step"]) < step]
         self.experiment.metrics[:0] = [{name: value for name, value in row.items() if value} for row in kept]
+
+
+class WandbLogger(LightningWandbLogger):
+    """Weights & Biases; the best checkpoint can go along as an artifact, in an offline run too.
+
+    Args:
+        log_model: Record the best checkpoint when the training has ended well.
+        **options: Those of Lightning's logger.
+    """
+
+    def __init__(self, log_model: bool = False, **options: Any):
+        super().__init__(**options)
+        self.with_model = log_model
+        self._best: ModelCheckpoint | None = None
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Remember which checkpoint is best."""
+        self._best = checkpoint_callback
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Record the best checkpoint, if asked to and if the training has ended well."""
+        if not self.with_model or self._best is None or status != "success":
+            return
+        import wandb
+
+        score = self._best.best_model_score
+        metadata = {"monitor": self._best.monitor, "score": None if score is None else float(score)}
+        artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model", metadata=metadata)
+        artifact.add_file(self._best.best_model_path, name="best.ckpt")
+        self.experiment.log_artifact(artifact, aliases=["latest", "best"])
+        self._best = None
+
+
+def git_commit() -> str | None:
+    """The commit that this code is at, with ``-dirty`` where files were changed since; None outside of a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

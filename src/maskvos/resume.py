@@ -16,6 +16,8 @@ from maskvos.files import cannot_write
 
 LAST = "last"
 PREVIOUS = "last-previous"
+WANDB_ID = "wandb_id"
+"""Under this a checkpoint holds the id of the wandb run that its training was logged as."""
 # What runs beside the training, and groups that stand a second time under model and data: no difference to tell.
 _FREE = (
     *("task", "name", "ckpt_path", "init_from", "input", "output", "predictions", "missing", "shard", "backend"),
@@ -26,7 +28,7 @@ _FREE = (
 # Where things lie and how many load them.
 _FREE_LEAVES = ("root", "cache", "num_workers")
 # A checkpoint brings these with the state of the optimiser and of the schedule.
-_KEPT = ("optim",)
+_KEPT = ("optim", "train.backbone_factor", "train.layer_decay")
 
 
 class WholeCheckpoints(TorchCheckpointIO):

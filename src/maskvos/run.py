@@ -21,25 +21,31 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
+from maskvos import __version__
 from maskvos.benchmark import benchmark as measure_speed
 from maskvos.data.check import check as check_data
 from maskvos.ema import EMA
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
-from maskvos.loggers import CsvLogger
+from maskvos.loggers import CsvLogger, git_commit
 from maskvos.metrics import evaluate_folder
 from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
 from maskvos.models.export import ExportedNetwork, suffix_of
 from maskvos.models.export import export as write_exported
 from maskvos.models.network import MaskVOS
 from maskvos.report import about_run, saved_masks, write_report
-from maskvos.resume import changed_settings, find_checkpoint, previous
+from maskvos.resume import WANDB_ID, changed_settings, find_checkpoint, previous
+from maskvos.sweep import write_result, write_sweep
 from maskvos.system import SegmentationSystem
 
 log = logging.getLogger(__name__)
@@ -48,6 +54,13 @@ warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 # Not true of this project's loaders, whose sampler goes on where the epoch was interrupted.
 warnings.filterwarnings("ignore", message=r"[\s\S]*your dataloader is\s+not resumable")
 
+_BEST = "best/"
+_PLUGINS = {
+    "joblib": "hydra-joblib-launcher",
+    "optuna": "hydra-optuna-sweeper",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
 _START_ANEW = "start a training from its weights with init_from="
 _PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
@@ -110,15 +123,17 @@ def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bo
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     trainer = build(cfg.trainer, callbacks=[*extra, *callbacks], logger=loggers or False)
     for logger in trainer.loggers:
-        logger.log_hyperparams(plain(cfg))
+        logger.log_hyperparams({**plain(cfg), "version": __version__, "git": git_commit()})
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}```")
     return trainer
 
 
-def prepare_resume(cfg: DictConfig, system: SegmentationSystem) -> int:
+def prepare_resume(cfg: DictConfig, system: SegmentationSystem) -> dict[str, Any]:
     """See that a checkpoint can be gone on with before anything starts, and tell which settings differ from its own.
 
     Returns:
-        The optimiser step that it was saved after.
+        The checkpoint.
 
     Raises:
         UserError: The checkpoint is damaged, of another network or optimiser, or holds weights only.
@@ -145,7 +160,7 @@ def prepare_resume(cfg: DictConfig, system: SegmentationSystem) -> int:
         log.warning("resume: %s", line)
     if any("ignored" in line for line in changed):
         log.warning("resume: for other settings of the optimiser, %s", _START_ANEW)
-    return int(checkpoint["global_step"])
+    return checkpoint
 
 
 def load_weights(system: SegmentationSystem, path: str | Path, strict: bool = True) -> None:
@@ -167,15 +182,17 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.ckpt_path is not None and cfg.init_from is not None:
         raise UserError("ckpt_path resumes a training with its weights, init_from starts one from weights; give one")
     system, datamodule = build_system(cfg), build(cfg.data)
-    step = None
+    reached: dict[str, Any] = {}
     if cfg.ckpt_path is not None:
-        step = prepare_resume(cfg, system)
+        reached = prepare_resume(cfg, system)
+        if cfg.logger.get("wandb") and not cfg.logger.wandb.get("id"):
+            cfg.logger.wandb.id = reached.get(WANDB_ID)
     elif cfg.init_from is not None:
         load_weights(system, cfg.init_from, strict=False)
     trainer = build_trainer(cfg, extra=[EMA(cfg.train.ema)] if cfg.train.ema else [])
     for logger in trainer.loggers:
-        if isinstance(logger, CsvLogger) and step is not None:
-            logger.continue_from(step)
+        if isinstance(logger, CsvLogger) and reached:
+            logger.continue_from(reached["global_step"])
     try:
         trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
@@ -187,11 +204,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
         raise UserError(
             f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {_START_ANEW}"
         ) from error
+    metrics = scores(trainer)
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
+        metrics[_BEST + str(best.monitor).removeprefix("val/")] = float(best.best_model_score)
     log.info("run: %s", trainer.default_root_dir)
-    return scores(trainer)
+    return metrics
 
 
 def test(cfg: DictConfig) -> dict[str, float]:
@@ -303,6 +322,14 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     return report.metrics()
 
 
+def sweep(cfg: DictConfig) -> dict[str, float]:
+    """Make the table of a sweep again, from what its runs have left so far."""
+    if cfg.input is None:
+        raise UserError("task=sweep: no sweep to tabulate; give input=<folder of the sweep>")
+    print(write_sweep(cfg.input))
+    return {}
+
+
 def scores(trainer: pl.Trainer) -> dict[str, float]:
     """The last logged metrics as plain numbers."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -317,6 +344,7 @@ TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
     "flow": flow,
     "export": export,
     "benchmark": benchmark,
+    "sweep": sweep,
 }
 
 
@@ -357,10 +385,40 @@ def refuse_nested_launch(cfg: DictConfig) -> None:
         )
 
 
+class SweepTable(Callback):
+    """Notes that a run failed, and keeps the table of a sweep up to date, wherever its jobs run."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the table after each run: it is there whatever happens to the next."""
+        if rank_zero_only.rank != 0:
+            return
+        folder = Path(config.hydra.runtime.output_dir)
+        if job_return.status == JobStatus.FAILED:
+            error = explain(job_return._return_value)
+            write_result(folder, error=error)
+            if config.hydra.mode == RunMode.MULTIRUN:
+                log.warning("run %s failed: %s; see %s", folder.name, error, folder.parent / "sweep.csv")
+        if config.hydra.mode == RunMode.MULTIRUN:
+            write_sweep(folder.parent)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the table."""
+        folder = Path(config.hydra.sweep.dir)
+        print(write_sweep(folder))
+        log.info("sweep: %s", folder)
+
+
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     refuse_nested_launch(cfg)
-    return run(cfg).get("val/jf")
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN and cfg.logger.get("wandb") and cfg.logger.wandb.get("group", "") is None:
+        cfg.logger.wandb.group = Path(hydra_cfg.sweep.dir).name
+    begin = time.monotonic()
+    metrics = run(cfg)
+    if rank_zero_only.rank == 0:
+        write_result(Path(hydra_cfg.runtime.output_dir), metrics, time.monotonic() - begin)
+    return next((value for name, value in metrics.items() if name.startswith(_BEST)), None)
 
 
 def main() -> None:
@@ -381,6 +439,8 @@ def explain(error: Exception) -> str:
     """What went wrong, with the nearest right name where a name was mistyped."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if name in _PLUGINS:
+            return f"{group}={name} needs the package {_PLUGINS[name]}; pip install 'maskvos[sweep]'"
         return f"{group}={name}: there is no such {group}; {nearest(name, error.options)}"
     message = str(error)
     unknown = re.search(r"Could not override '([\w.@/]+)'", message)
@@ -402,4 +462,7 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    # By its name: what a launcher sends to other processes must not refer to "__main__", which is another file there.
+    from maskvos.run import main as named_main
+
+    named_main()
