@@ -57,7 +57,7 @@ def test_tables_of_indices_stay_whole() -> None:
     assert torch.equal(average.module.index, torch.arange(200))
 
 
-SIZES = ["data.size=[64,96]", "data.batch_size=4", "data.train.clips=6", "data.train.frames=3"]
+SIZES = ["data.size=[64,96]", "data.scales=[0.5,1]", "data.batch_size=4", "data.train.clips=6", "data.train.frames=3"]
 VALIDATION = ["data.val.clips=2", "data.val.frames=3", "data.test.clips=2", "data.test.frames=3"]
 QUIET = ["trainer.enable_progress_bar=false", "callbacks.progress=null", "data.num_workers=0", "callbacks.panels=null"]
 

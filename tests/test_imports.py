@@ -15,6 +15,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "maskvos"
 ROOMS = [
     ["errors"],
     ["prompt"],
+    ["prompt"],
     ["files"],
     ["types"],
     ["draw", "plots"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from maskvos.metrics.protocol import Protocol
-from maskvos.models.losses import BCE
+from maskvos.models.backbones.tiny import Tiny
+from maskvos.models.losses import BCE, Dice, WeightedSum
+from maskvos.schedules import poly
 from maskvos.system import SegmentationSystem, probabilities
+from maskvos.training import Training
 from maskvos.types import Batch
 
 
@@ -69,6 +73,34 @@ def test_auxiliary_weight_changes_the_loss_and_zero_does_not_compute_it() -> Non
     for module in (plain, with_aux):
         module.log = lambda *args, **kwargs: None
     assert with_aux.training_step(batch(), 0) > plain.training_step(batch(), 0)
+
+
+@pytest.mark.parametrize("aux_weight", [0.0, 0.5])
+def test_parts_of_the_loss_are_logged_by_name(aux_weight: float) -> None:
+    module = system(aux_weight=aux_weight)
+    module.loss = WeightedSum({"bce": BCE(), "dice": Dice()}, {"dice": 0.25})
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **kwargs: logged.update({name: value.item()})
+    total = module.training_step(batch(), 0).item()
+    mask_loss = logged["train/loss_bce"] + 0.25 * logged["train/loss_dice"]
+    if aux_weight:
+        assert logged["train/loss_mask"] == pytest.approx(mask_loss)
+        mask_loss += aux_weight * logged["train/loss_aux"]
+    assert logged["train/loss"] == total == pytest.approx(mask_loss)
+    assert ("train/loss_aux" in logged) == (aux_weight > 0)
+
+
+def test_rates_of_groups_are_factors_on_the_optimiser_s() -> None:
+    module = system(
+        optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.01),
+        schedule=poly,
+        options=Training(backbone_factor=0.1),
+    )
+    module.network.encoder = Tiny()
+    module.trainer = SimpleNamespace(estimated_stepping_batches=10)
+    made = module.configure_optimizers()
+    rates = {group["name"].partition("/")[0]: group["initial_lr"] for group in made["optimizer"].param_groups}
+    assert rates == pytest.approx({"encoders": 0.01, "decoder": 0.1})
 
 
 def test_optimizer_and_schedule_are_made_from_partials() -> None:

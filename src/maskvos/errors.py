@@ -32,5 +32,7 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=count, cutoff=0.5)
     if close:
+        likeness = {choice: difflib.SequenceMatcher(None, choice, name).ratio() for choice in close}
+        close = [choice for choice in close if likeness[choice] > likeness[close[0]] - 0.15]
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return "choose one of: " + ", ".join(choices)

@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -32,6 +32,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskvos import __version__
+from maskvos import prompt
 from maskvos.benchmark import benchmark as measure_speed
 from maskvos.data.check import check as check_data
 from maskvos.ema import EMA
@@ -43,6 +44,7 @@ from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
 from maskvos.models.export import ExportedNetwork, suffix_of
 from maskvos.models.export import export as write_exported
 from maskvos.models.network import MaskVOS
+from maskvos.prompt import check_flags, check_values
 from maskvos.report import about_run, saved_masks, write_report
 from maskvos.resume import WANDB_ID, changed_settings, find_checkpoint, previous
 from maskvos.sweep import write_result, write_sweep
@@ -408,6 +410,16 @@ class SweepTable(Callback):
         log.info("sweep: %s", folder)
 
 
+def refuse_wrong_values(cfg: DictConfig) -> None:
+    """Compare what was typed with the values that the chosen groups bring, see `check_values`."""
+    typed, sources = list(HydraConfig.get().overrides.task), HydraConfig.get().runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    names = {override: re.split("[=@]", override.lstrip("+"))[0] for override in typed}
+    groups = [override for override in typed if any((folder / names[override]).is_dir() for folder in folders)]
+    before = hydra.compose("config", overrides=groups)  # with the folders of configurations of this command
+    check_values(typed, *(cast(dict[str, Any], OmegaConf.to_container(node)) for node in (cfg, before)))
+
+
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     refuse_nested_launch(cfg)
@@ -425,6 +437,7 @@ def main() -> None:
     """The command: `run` on what the command line composes; a user's mistake ends with one message and status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; what a user reads is decided here
     try:
+        check_flags(sys.argv[1:])
         _hydra_main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_fail(error))
@@ -437,20 +450,7 @@ def _fail(error: Exception) -> int:
 
 def explain(error: Exception) -> str:
     """What went wrong, with the nearest right name where a name was mistyped."""
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if name in _PLUGINS:
-            return f"{group}={name} needs the package {_PLUGINS[name]}; pip install 'maskvos[sweep]'"
-        return f"{group}={name}: there is no such {group}; {nearest(name, error.options)}"
-    message = str(error)
-    unknown = re.search(r"Could not override '([\w.@/]+)'", message)
-    if unknown:
-        key = str(unknown.group(1))
-        return f"{key}: there is no such setting; {nearest(key, _keys(compose()))} (--cfg job lists all)"
-    if isinstance(error, UserError):
-        # One that was raised in a loading process brings that process's traceback in its text.
-        return message.rsplit("maskvos.errors.UserError: ", 1)[-1].strip()
-    return f"{message}\n{error.__cause__ or ''}".strip()
+    return prompt.explain(error, lambda: _keys(compose()))
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:

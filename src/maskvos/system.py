@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
 from maskvos import __version__
 from maskvos.errors import UserError
@@ -82,6 +83,8 @@ class SegmentationSystem(pl.LightningModule):
         self.config = config or {}
         self.val_metric = VideoMetric(protocol)
         self.test_metric = VideoMetric(protocol)
+        # Lightning's own mean over processes rounds their numbers of samples where these differ.
+        self.val_loss = MeanMetric()
         self._momenta: dict[_BatchNorm, float | None] = {}
         self.train()
 
@@ -155,12 +158,15 @@ class SegmentationSystem(pl.LightningModule):
         logits = self(batch)
         self._score(self.val_metric, logits, batch)
         if "mask" in batch:
-            self.log("val/loss", self.loss(logits, batch["mask"]), batch_size=len(batch["video"]), sync_dist=True)
+            self.val_loss.update(self.loss(logits, batch["mask"]), len(batch["video"]))
         return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/j, val/f, val/jf."""
+        """Log val/j, val/f, val/jf and val/loss."""
         self._log_scores(self.val_metric, "val")
+        if self.val_loss.update_called:
+            self.log("val/loss", self.val_loss.compute())
+        self.val_loss.reset()
 
     def on_test_epoch_start(self) -> None:
         """Tell the metric which frames there are, and let it forget an earlier test."""

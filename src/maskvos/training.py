@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,8 @@ class Training:
                 if isinstance(part, Backbone | DeformablePixelDecoder):
                     part.checkpoint_activations()
         frozen = self._frozen(network)
+        if frozen:  # Lightning need not warn of what was asked for
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         for norm in frozen:
             norm.requires_grad_(False)
         return frozen
