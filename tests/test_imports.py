@@ -15,7 +15,6 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "maskvos"
 ROOMS = [
     ["errors"],
     ["prompt"],
-    ["prompt"],
     ["files"],
     ["types"],
     ["draw", "plots"],
