@@ -31,8 +31,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskvos import __version__
-from maskvos import prompt
+from maskvos import __version__, prompt
 from maskvos.benchmark import benchmark as measure_speed
 from maskvos.data.check import check as check_data
 from maskvos.ema import EMA
@@ -118,6 +117,7 @@ def build_system(cfg: DictConfig) -> SegmentationSystem:
 
 def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bool = True) -> pl.Trainer:
     """The Lightning trainer with the callbacks and loggers of the configuration."""
+    refuse_missing_hardware(cfg)
     # A part that the command line sets to null is left out.
     loggers = [build(node) for node in cfg.logger.values() if node] if logged else []
     callbacks = [build(node) for node in cfg.callbacks.values() if node]
@@ -129,6 +129,19 @@ def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bo
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}```")
     return trainer
+
+
+def refuse_missing_hardware(cfg: DictConfig) -> None:
+    """Tell what a trainer is for, where it cannot run."""
+    target = str(cfg.trainer.strategy.get("_target_")) if isinstance(cfg.trainer.strategy, DictConfig) else ""
+    fsdp = "fsdp" in f"{target}{cfg.trainer.strategy}".lower()
+    if (fsdp or cfg.trainer.accelerator in ("gpu", "cuda")) and not torch.cuda.is_available():
+        what = "trainer=fsdp shares out the weights among" if fsdp else "trainer.accelerator=gpu computes on"
+        raise UserError(f"{what} CUDA GPUs, and PyTorch finds none here; give trainer=cpu, or look at `nvidia-smi`")
+    if "SLURMEnvironment" in str(cfg.trainer.get("plugins")) and "SLURM_NTASKS" not in os.environ:
+        raise UserError(
+            "trainer=slurm: no SLURM job runs this process; use `sbatch scripts/train.sbatch`, or give trainer=ddp"
+        )
 
 
 def prepare_resume(cfg: DictConfig, system: SegmentationSystem) -> dict[str, Any]:
@@ -374,12 +387,39 @@ def run(cfg: DictConfig) -> dict[str, float]:
             wandb.finish()
 
 
+def launched_as() -> str | None:
+    """What the processes of this run have in common where torchrun or srun started several; None where not."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ["TORCHELASTIC_RUN_ID"]
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
+        return os.environ.get("SLURM_JOB_ID")
+    return None
+
+
+def share_folder(arguments: Sequence[str]) -> list[str]:
+    """Let processes that were started one by one agree on the run's folder, which the clock would not give them.
+
+    Raises:
+        UserError: They have nothing in common to name it after.
+    """
+    job = launched_as()
+    if job is None or any(argument.startswith("hydra.run.dir=") for argument in arguments):
+        return list(arguments)
+    if job == "none":
+        raise UserError(
+            "torchrun: the processes must agree on the run's folder; give torchrun --standalone (one machine) or "
+            "--rdzv-id=<a name for the run>, or hydra.run.dir=<folder>"
+        )
+    return [*arguments, f"hydra.run.dir=${{paths.runs}}/${{name}}/job_{job}"]
+
+
 def refuse_nested_launch(cfg: DictConfig) -> None:
     """A sweep whose jobs start processes of their own would be started again, whole, by each of these."""
     devices = cfg.trainer.devices
     several = len(devices) > 1 if isinstance(devices, ListConfig) else str(devices) not in ("1", "auto")
     if devices == "auto":
         several = torch.cuda.device_count() > 1
+    several = several or launched_as() is not None
     if HydraConfig.get().mode == RunMode.MULTIRUN and several:
         raise UserError(
             f"-m with trainer.devices={devices}: every process of a job would launch the sweep again; "
@@ -423,7 +463,6 @@ def refuse_wrong_values(cfg: DictConfig) -> None:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     refuse_nested_launch(cfg)
-    refuse_wrong_values(cfg)
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN and cfg.logger.get("wandb") and cfg.logger.wandb.get("group", "") is None:
         cfg.logger.wandb.group = Path(hydra_cfg.sweep.dir).name
@@ -439,6 +478,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; what a user reads is decided here
     try:
         check_flags(sys.argv[1:])
+        sys.argv[1:] = share_folder(sys.argv[1:])
         _hydra_main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_fail(error))
