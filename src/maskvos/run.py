@@ -463,6 +463,7 @@ def refuse_wrong_values(cfg: DictConfig) -> None:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     refuse_nested_launch(cfg)
+    refuse_wrong_values(cfg)
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN and cfg.logger.get("wandb") and cfg.logger.wandb.get("group", "") is None:
         cfg.logger.wandb.group = Path(hydra_cfg.sweep.dir).name
