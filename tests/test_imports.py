@@ -39,6 +39,7 @@ ROOMS = [
     ["resume", "loggers", "sweep"],
     ["callbacks"],
     ["report"],
+    ["comparison"],
     ["run"],
 ]
 

@@ -26,6 +26,7 @@ _STYLE: Any = {
     "font.size": 9,
     "text.parse_math": False,  # a name is a name, whatever signs it has
     "text.color": _INK,
+    "axes.facecolor": "none",
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
     "axes.grid": True,
@@ -101,16 +102,28 @@ def scatter(points: Sequence[tuple[str, float, float]], across: str, up: str) ->
         up: Label of the vertical axis.
     """
     with mpl.rc_context(_STYLE):
-        figure, (axes,) = _figure((6.0, 4.0), 1)
-        for index, (name, x, y) in enumerate(points):
+        figure, (axes,) = _figure((4.8, 3.6), 1)
+        for index, (_, x, y) in enumerate(points):
             marker, colour = MARKERS[index % len(MARKERS)], COLOURS[index % len(COLOURS)]
-            axes.plot(x, y, marker, color=colour, markersize=10, markeredgecolor="white", zorder=3, label=name)
+            axes.plot(x, y, marker, color=colour, markersize=9, markeredgecolor="white", zorder=3)
         axes.set(xlabel=across, ylabel=up)
-        axes.margins(0.15)
+        axes.margins(0.2)
         axes.tick_params(length=0)
-        # Names go beneath, where they can neither overlap nor be cut off.
-        figure.legend(loc="outside lower center", ncols=2 if len(points) > 3 else 1, fontsize=8)
+        _label_points(axes, points)
     return figure
+
+
+def _label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write names beside points, towards the middle, and above one another where points lie close together."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    heights = {"left": -np.inf, "right": -np.inf}
+    for name, x, y in sorted(points, key=lambda point: point[2]):
+        side = "left" if x < (left + right) / 2 else "right"
+        # In points of type, as an axis is about 200 of them high.
+        place = (y - bottom) / (top - bottom) * 200
+        heights[side] = max(place, heights[side] + 11)
+        offset = (9 if side == "left" else -9, heights[side] - place)
+        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center", fontsize=8)
 
 
 def dots(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> Figure:

@@ -516,6 +516,7 @@ def about_run(
         "root": config.get("data", {}).get("root"),
         "time": time.strftime("%Y-%m-%d %H:%M"),
         "device": device,
+        "frames": frames,
         "seconds": seconds,
         "frames_per_second": frames / seconds if seconds > 0 else None,
         "speed_of": "reading and scoring masks" if task == "evaluate" else "reading, flow, network and scoring",
@@ -581,6 +582,7 @@ class TestReport(Callback):
         )
         show = predicted_masks(trainer, pl_module, metric.protocol)
         print(summary.table())
+        print(f"tested {about['frames']} frames in {seconds:.1f} s, {speed(about['frames'] / seconds)} frames/s")
         summary = dataclasses.replace(summary, run=about)
         page = write_report(summary, self.folder, show, progress=trainer.progress_bar_callback is not None)
         print(f"scores: {self.folder}\nreport: {page}")
