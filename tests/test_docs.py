@@ -134,3 +134,14 @@ def test_the_citation_is_of_this_version() -> None:
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["version"] == __version__
     assert f"## [{__version__}]" in TEXTS["CHANGELOG.md"]
+
+
+def test_the_help_names_what_there_is(settings: set[str]) -> None:
+    template = yaml.safe_load((CONF / "hydra" / "help" / "maskvos.yaml").read_text())["template"]
+    named = [part.lstrip("+") for part in template.split() if re.match(r"\+?[a-z_.]+=\S", part)]
+    assert {name.partition("=")[0] for name in named} <= settings
+    assert {name.removeprefix("task=") for name in named if name.startswith("task=")} == set(TASKS)
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    for group, _, members in (name.partition("=") for name in named):
+        for member in members.split("|") if group in groups and members != "NAME" else ():
+            assert (CONF / group / f"{member}.yaml").exists(), f"{group}={member}"

@@ -20,6 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "quickstart": "FRAMES, SIZE = 4, (96, 160)",
     "data_and_flow": "CLIPS, FRAMES, SIZE = 3, 4, [64, 96]",
+    "compare_runs": "STEPS, CLIPS = 2, 2",
     "add_a_backbone": "STEPS, CLIPS = 2, 4",
 }
 
