@@ -1,0 +1,150 @@
+"""What the light model owes to what: streams and training data, by cross-validation over DAVIS-2016's training split.
+
+    python scripts/benchmarks/light.py --data <folder with DAVIS/> --davis <DAVIS> --steps 600 --output runs/light_table
+
+Each variant is trained anew on two thirds of the sequences (every third one is held out, in the order of names) and
+scored on the others under the DAVIS-2016 protocol, at the size of the published frames. Two answers without learning
+stand beside them. What is finished is kept in the output folder, so that an interrupted table is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from learning import constant_mask, flow_magnitude
+
+from maskvos.data.datasets.davis import davis
+from maskvos.files import write_bytes
+from maskvos.flow.dis import DIS
+from maskvos.flow.store import FlowStore
+from maskvos.metrics.protocol import Protocol
+from maskvos.metrics.reading import read_truth
+from maskvos.metrics.video import VideoMetric
+from maskvos.types import Video
+
+FOLDS = 3
+VARIANTS = {
+    "both streams, both data": [],
+    "appearance stream only": ["model/fusion=rgb_only"],
+    "motion stream only": ["model/fusion=flow_only"],
+    "flow as colours": ["model.inputs._target_=maskvos.models.inputs.InputEncoder"],
+    "nothing pasted": ["data.paste=0"],
+    "procedural clips only": ["data.weights.DAVIS-2016=0"],
+    "DAVIS only": ["data.weights.synthetic=0"],
+}
+
+
+def sequences(root: Path, fold: int) -> tuple[list[str], list[str]]:
+    """Names of the sequences to train on and of those held out."""
+    names = sorted(video.name for video in davis(root, "train", hold_out=()))
+    held = names[fold::FOLDS]
+    return [name for name in names if name not in held], held
+
+
+def command(settings: list[str]) -> None:
+    """Run the project's command."""
+    process = subprocess.run([sys.executable, "-m", "maskvos.run", "+experiment=light", *settings], check=False)
+    if process.returncode:
+        sys.exit(f"error: maskvos {' '.join(settings)} failed")
+
+
+def train(work: Path, held: list[str], options: argparse.Namespace, settings: list[str]) -> None:
+    """Train one variant; leaves ``checkpoints/last.ckpt``."""
+    if (work / "done").exists():
+        return
+    command(
+        [
+            *(f"hydra.run.dir={work}", f"paths.data={options.data}", f"flow.cache={options.output}/flow"),
+            *(f"trainer.max_steps={options.steps}", "trainer.max_epochs=-1", f"data.val.hold_out=[{','.join(held)}]"),
+            # Nothing of the held-out sequences chooses the checkpoint: the last one is taken.
+            *("callbacks.best=null", "trainer.limit_val_batches=0", "logger=none", "callbacks.rates=null"),
+            *(*options.settings, *settings),
+        ]
+    )
+    (work / "done").touch()
+
+
+def test(work: Path, checkpoint: Path, held: list[str], options: argparse.Namespace, settings: list[str]) -> dict:
+    """Score a checkpoint on the held-out sequences as published."""
+    command(
+        [
+            *("task=test", f"hydra.run.dir={work}", f"ckpt_path={checkpoint}", f"data.test.root={options.davis}"),
+            *("data.test.split=held_out", f"+data.test.hold_out=[{','.join(held)}]", "logger=none", *settings),
+        ]
+    )
+    overall = json.loads((work / "test/summary.json").read_text())["overall"]
+    return {"j": overall["j"], "f": overall["f"]}
+
+
+def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dict[str, dict]:
+    """J and F of the best constant mask, and of the flow's magnitude."""
+    store = FlowStore(DIS(max_size=448))
+    constant = constant_mask(train_videos, (480, 854))
+    answers = {
+        "constant mask": lambda video, index: constant,
+        "flow magnitude": lambda video, index: flow_magnitude(store.load(video, index)),
+    }
+    rows = {}
+    for name, answer in answers.items():
+        metric = VideoMetric(Protocol("davis2016", trim="both"))
+        metric.expect(held_videos)
+        for video in held_videos:
+            for index, frame in enumerate(video.frames):
+                truth = read_truth(frame.mask, video.masks) != 0
+                metric.update([answer(video, index)], [truth], [video.name], [frame.name])
+        scores = metric.compute()
+        rows[name] = {"j": float(scores["j"]), "f": float(scores["f"])}
+    return rows
+
+
+def main() -> None:
+    """Make the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds DAVIS/, to train on")
+    parser.add_argument("--davis", type=Path, required=True, help="DAVIS-2016 as published, to score on")
+    parser.add_argument("--output", type=Path, default=Path("runs/light_table"))
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    options, options.settings = parser.parse_known_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for fold in options.folds:
+        train_names, held = sequences(options.davis, fold)
+        file = options.output / f"fold{fold}.json"
+        rows = json.loads(file.read_text()) if file.is_file() else {}
+        if "flow magnitude" not in rows:
+            videos = {video.name: video for video in davis(options.davis, "train", hold_out=())}
+            rows |= without_learning([videos[name] for name in train_names], [videos[name] for name in held])
+        for number, name in enumerate(VARIANTS):
+            if name not in options.variants or name in rows:
+                continue
+            work, start = options.output / f"fold{fold}" / str(number), time.perf_counter()
+            train(work, held, options, VARIANTS[name])
+            minutes = (time.perf_counter() - start) / 60
+            checkpoint = work / "checkpoints/last.ckpt"
+            rows[name] = {**test(work, checkpoint, held, options, VARIANTS[name][:1]), "minutes": minutes}
+            write_bytes(file, json.dumps(rows, indent=2).encode())
+        write_bytes(file, json.dumps(rows, indent=2).encode())
+    print(table(options.output))
+
+
+def table(folder: Path) -> str:
+    """All that is there, the mean over the folds of each row."""
+    folds = [json.loads(path.read_text()) for path in sorted(folder.glob("fold*.json"))]
+    lines = [f"{'':<26}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}"]
+    for name in dict.fromkeys(name for rows in folds for name in rows):
+        found = [rows[name] for rows in folds if name in rows]
+        j, f = (float(np.mean([row[key] for row in found])) for key in ("j", "f"))
+        lines.append(f"{name:<26}{len(found):>6}{j:>8.3f}{f:>8.3f}{(j + f) / 2:>8.3f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

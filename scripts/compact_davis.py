@@ -1,0 +1,63 @@
+"""Write a small copy of DAVIS-2016's training split: same layout, reduced frames and masks, a few tens of megabytes.
+
+    python scripts/compact_davis.py --davis <DAVIS> --output <folder>/DAVIS
+
+For machines to which little can be sent, and for small models, which see small frames anyway: `paths.data=<folder>`
+trains on it. DAVIS is licensed CC BY-NC 4.0, and so is the copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from maskvos.data.dataset import read_mask
+from maskvos.data.datasets.davis import davis
+from maskvos.data.transforms import resize_image
+from maskvos.data.video_io import read_image
+from maskvos.files import write_bytes
+from maskvos.types import Frame
+
+
+def write_frame(frame: Frame, root: Path, output: Path, width: int, quality: int) -> int:
+    """Write one frame with its mask; returns how many bytes they take."""
+    image = read_image(frame.image)
+    size = (round(image.shape[0] * width / image.shape[1]), width)
+    mask = read_mask(frame.mask, image.shape[:2]).astype(np.float32)
+    pictures = {
+        frame.image: (cv2.cvtColor(resize_image(image, size), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]),
+        # A pixel belongs to the object when most of what it covers does.
+        frame.mask: (np.uint8(255 * (resize_image(mask, size) >= 0.5)), [cv2.IMWRITE_PNG_BILEVEL, 1]),
+    }
+    total = 0
+    for path, (picture, options) in pictures.items():
+        data = cv2.imencode(path.suffix, picture, options)[1].tobytes()
+        write_bytes(output / path.relative_to(root), data)
+        total += len(data)
+    return total
+
+
+def main() -> None:
+    """Copy the split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--davis", type=Path, required=True, help="DAVIS-2016 as published")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--width", type=int, default=448, help="of a frame, in pixels")
+    parser.add_argument("--quality", type=int, default=70, help="of the JPEG files, 1 to 100")
+    options = parser.parse_args()
+    videos = davis(options.davis, "train", hold_out=())
+    frames = [frame for video in videos for frame in video.frames]
+    total = sum(write_frame(frame, options.davis, options.output, options.width, options.quality) for frame in frames)
+    # Written last: a copy without its list is not taken for a whole one.
+    lists = Path("ImageSets/480p/train.txt")
+    (options.output / lists).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(options.davis / lists, options.output / lists)
+    print(f"{len(frames)} frames of {len(videos)} sequences, {total / 1e6:.1f} MB: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The training of the light model in short jobs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fakes
+from maskvos.errors import UserError
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_light", SCRIPTS / "train_light.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkpoint() -> dict:
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(300, 100, generator=generator) for name in ("a", "b")}
+    moments = {0: {"step": torch.tensor(7.0), "exp_avg": torch.randn(300, 100, generator=generator)}}
+    return {"state_dict": weights, "optimizer_states": [{"state": moments}], "global_step": 7, "epoch": 1}
+
+
+def test_parts_put_together_are_the_checkpoint(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "PART", 50_000)
+    script.write_parts(checkpoint(), tmp_path)
+    parts = sorted(tmp_path.glob("checkpoint.*"))
+    assert len(parts) > 2
+    assert max(part.stat().st_size for part in parts) <= 50_000
+    (tmp_path / "whole").write_bytes(script.read_parts(tmp_path))
+    read = script.full(torch.load(tmp_path / "whole", weights_only=True))
+    made = checkpoint()
+    assert (read["global_step"], read["epoch"]) == (7, 1)
+    for name, weight in made["state_dict"].items():
+        torch.testing.assert_close(read["state_dict"][name], weight, atol=1e-3, rtol=1e-3)
+    (state,) = (optimizer["state"][0] for optimizer in read["optimizer_states"])
+    assert state["step"] == 7
+    torch.testing.assert_close(
+        state["exp_avg"], made["optimizer_states"][0]["state"][0]["exp_avg"], atol=1e-2, rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("spoil", ["missing", "changed", "unlisted"])
+def test_a_job_that_lost_something_is_not_gone_on_with(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    monkeypatch.setattr(script, "PART", 50_000)
+    script.write_parts(checkpoint(), tmp_path)
+    if spoil == "missing":
+        (tmp_path / "checkpoint.01").unlink()
+    elif spoil == "changed":
+        (tmp_path / "checkpoint.01").write_bytes(b"x")
+    else:
+        (tmp_path / script.MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"checkpoint\.01 is missing or changed|it has no parts\.json"):
+        script.read_parts(tmp_path)
+
+
+def job(tmp_path: Path, name: str, *options: str) -> str:
+    small = ("backbone=tiny", "model=maskvos_tiny", "data.size=[32,48]", "data.batch_size=2", "data.num_workers=0")
+    clips = ("data.train.parts.1.clips=2", "data.train.parts.1.frames=3", "data.train.parts.1.size=[32,48]")
+    process = subprocess.run(
+        [
+            *(
+                sys.executable,
+                str(SCRIPTS / "train_light.py"),
+                "--data",
+                str(tmp_path),
+                "--work",
+                str(tmp_path / "work"),
+            ),
+            *("--output", str(tmp_path / name), *options, *small, *clips, "trainer=cpu", "protocol=all_frames"),
+            *("callbacks.progress=null", "trainer.enable_progress_bar=false"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout + process.stderr
+
+
+@pytest.mark.slow
+def test_two_jobs_go_on_where_the_first_was_stopped(tmp_path: Path) -> None:
+    fakes.write_davis(tmp_path / "DAVIS")
+    said = job(tmp_path, "one", "--minutes", "0.25", "trainer.max_steps=100000", "trainer.max_epochs=-1")
+    assert "stopped after 0.25 minutes" in said
+    first = json.loads((tmp_path / "one" / "parts.json").read_text())
+    assert first
+    weights = load_file(tmp_path / "one/light.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    steps = int(re.findall(r"(\d+) steps done", said)[0])
+    said = job(
+        tmp_path, "two", "--minutes", "5", "--resume", str(tmp_path / "one"), f"trainer.max_steps={steps + 5}",
+        "trainer.max_epochs=-1",
+    )  # fmt: skip
+    assert "stopped after" not in said, said[-3000:]
+    assert f"{steps + 5} steps done" in said, said[-3000:]
