@@ -14,13 +14,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, InstantiationException
@@ -34,7 +34,6 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from maskvos import __version__, prompt
 from maskvos.benchmark import benchmark as measure_speed
-from maskvos.comparison import compare, read_runs, table
 from maskvos.data.check import check as check_data
 from maskvos.ema import EMA
 from maskvos.errors import UserError, nearest
@@ -210,7 +209,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
     for logger in trainer.loggers:
         if isinstance(logger, CsvLogger) and reached:
             logger.continue_from(reached["global_step"])
-    begin = time.monotonic()
     try:
         trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
@@ -223,9 +221,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
             f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {_START_ANEW}"
         ) from error
     metrics = scores(trainer)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in scores(trainer).items() if name.startswith("val/"))
-    took = timedelta(seconds=round(time.monotonic() - begin))
-    log.info("trained to epoch %d, step %d in %s: %s", trainer.current_epoch, trainer.global_step, took, told)
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
@@ -298,7 +293,6 @@ def flow(cfg: DictConfig) -> dict[str, float]:
     print(summary)
     if summary.problems:
         raise UserError(f"task=flow: {len(summary.problems)} problems, listed above; mend these files and repeat")
-    log.info("flow: %s", datamodule.flow.folder())
     return {"flow/computed": summary.computed, "flow/reused": summary.reused, "flow/frames_per_second": summary.rate}
 
 
@@ -352,17 +346,6 @@ def sweep(cfg: DictConfig) -> dict[str, float]:
     return {}
 
 
-def report(cfg: DictConfig) -> dict[str, float]:
-    """Put the results of several runs side by side."""
-    if not cfg.runs:
-        raise UserError("task=report: nothing to compare; give runs=<folder>,<folder> of task=test or task=evaluate")
-    runs = read_runs(cfg.runs.split(",") if isinstance(cfg.runs, str) else list(cfg.runs))
-    print(table(runs))
-    page = compare(runs, Path(cfg.output or Path(cfg.paths.run) / "report"))
-    log.info("report: %s", page)
-    return {"report/runs": float(len(runs))}
-
-
 def scores(trainer: pl.Trainer) -> dict[str, float]:
     """The last logged metrics as plain numbers."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -377,7 +360,6 @@ TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
     "flow": flow,
     "export": export,
     "benchmark": benchmark,
-    "report": report,
     "sweep": sweep,
 }
 
@@ -482,7 +464,8 @@ def refuse_wrong_values(cfg: DictConfig) -> None:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     refuse_nested_launch(cfg)
-    refuse_wrong_values(cfg)
+    if GlobalHydra.instance().is_initialized():  # not in the processes that a launcher starts
+        refuse_wrong_values(cfg)
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN and cfg.logger.get("wandb") and cfg.logger.wandb.get("group", "") is None:
         cfg.logger.wandb.group = Path(hydra_cfg.sweep.dir).name
@@ -496,8 +479,6 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 def main() -> None:
     """The command: `run` on what the command line composes; a user's mistake ends with one message and status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; what a user reads is decided here
-    # Without quotes Hydra takes a,b for the values of a sweep.
-    sys.argv[1:] = [re.sub(r"^runs=([^'\"\[].*)$", r"runs='\1'", argument) for argument in sys.argv[1:]]
     try:
         check_flags(sys.argv[1:])
         sys.argv[1:] = share_folder(sys.argv[1:])
@@ -513,6 +494,9 @@ def _fail(error: Exception) -> int:
 
 def explain(error: Exception) -> str:
     """What went wrong, with the nearest right name where a name was mistyped."""
+    group, _, name = str(getattr(error, "missing_cfg_file", None)).rpartition("/")
+    if name in _PLUGINS:
+        return f"{group}={name} needs the package {_PLUGINS[name]}; pip install 'maskvos[sweep]'"
     return prompt.explain(error, lambda: _keys(compose()))
 
 
