@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from maskvos import __version__, prompt
 from maskvos.benchmark import benchmark as measure_speed
+from maskvos.comparison import compare, read_runs, table
 from maskvos.data.check import check as check_data
 from maskvos.ema import EMA
 from maskvos.errors import UserError, nearest
@@ -209,6 +211,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     for logger in trainer.loggers:
         if isinstance(logger, CsvLogger) and reached:
             logger.continue_from(reached["global_step"])
+    begin = time.monotonic()
     try:
         trainer.fit(system, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
@@ -221,6 +224,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
             f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {_START_ANEW}"
         ) from error
     metrics = scores(trainer)
+    told = ", ".join(f"{name} {value:.3f}" for name, value in scores(trainer).items() if name.startswith("val/"))
+    took = timedelta(seconds=round(time.monotonic() - begin))
+    log.info("trained to epoch %d, step %d in %s: %s", trainer.current_epoch, trainer.global_step, took, told)
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
@@ -293,6 +299,7 @@ def flow(cfg: DictConfig) -> dict[str, float]:
     print(summary)
     if summary.problems:
         raise UserError(f"task=flow: {len(summary.problems)} problems, listed above; mend these files and repeat")
+    log.info("flow: %s", datamodule.flow.folder())
     return {"flow/computed": summary.computed, "flow/reused": summary.reused, "flow/frames_per_second": summary.rate}
 
 
@@ -346,6 +353,17 @@ def sweep(cfg: DictConfig) -> dict[str, float]:
     return {}
 
 
+def report(cfg: DictConfig) -> dict[str, float]:
+    """Put the results of several runs side by side."""
+    if not cfg.runs:
+        raise UserError("task=report: nothing to compare; give runs=<folder>,<folder> of task=test or task=evaluate")
+    runs = read_runs(cfg.runs.split(",") if isinstance(cfg.runs, str) else list(cfg.runs))
+    print(table(runs))
+    page = compare(runs, Path(cfg.output or Path(cfg.paths.run) / "report"))
+    log.info("report: %s", page)
+    return {"report/runs": float(len(runs))}
+
+
 def scores(trainer: pl.Trainer) -> dict[str, float]:
     """The last logged metrics as plain numbers."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -360,6 +378,7 @@ TASKS: dict[str, Callable[[DictConfig], dict[str, float]]] = {
     "flow": flow,
     "export": export,
     "benchmark": benchmark,
+    "report": report,
     "sweep": sweep,
 }
 
@@ -479,6 +498,8 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 def main() -> None:
     """The command: `run` on what the command line composes; a user's mistake ends with one message and status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; what a user reads is decided here
+    # Without quotes Hydra takes a,b for the values of a sweep.
+    sys.argv[1:] = [re.sub(r"^runs=([^'\"\[].*)$", r"runs='\1'", argument) for argument in sys.argv[1:]]
     try:
         check_flags(sys.argv[1:])
         sys.argv[1:] = share_folder(sys.argv[1:])
