@@ -115,3 +115,13 @@ def test_checkpoint_carries_plain_containers(tmp_path) -> None:
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "a.ckpt")
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["maskvos"]["config"]["optim"]["lr"] == 0.1
+
+
+def test_a_mirrored_frame_gives_the_mirrored_answer_where_both_are_averaged() -> None:
+    seen: Any = {**batch(), "size": [(24, 40)] * 2}
+    mirrored = {**seen, "rgb": seen["rgb"].flip(-1), "flow": seen["flow"].flip(-1)}
+    mirrored["flow"][:, 0] *= -1
+    both, alone = system(mirror=True).eval(), system().eval()
+    here, there = (np.stack(both.predict_step(given, 0)) for given in (seen, mirrored))
+    np.testing.assert_allclose(there[..., ::-1], here, atol=1e-6)
+    assert np.abs(np.stack(alone.predict_step(seen, 0)) - here).max() > 1e-3

@@ -33,7 +33,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskvos import __version__, prompt
+from maskvos import __version__, bundled, prompt
 from maskvos.benchmark import benchmark as measure_speed
 from maskvos.comparison import compare, read_runs, table
 from maskvos.data.check import check as check_data
@@ -78,7 +78,7 @@ def compose(overrides: Sequence[str] = (), run_dir: str | Path | None = None) ->
         run_dir: The run's folder; by default ``<paths.runs>/<name>/<date and time>``.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=list(overrides))
+        cfg = hydra.compose("config", overrides=bundled.complete(overrides))
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     cfg.paths.run = str(run_dir or Path(cfg.paths.runs) / cfg.name / stamp)
     return cfg
@@ -113,6 +113,7 @@ def build_system(cfg: DictConfig) -> SegmentationSystem:
         optimizer=build(cfg.optim),
         schedule=build(cfg.schedule),
         aux_weight=cfg.aux_weight,
+        mirror=cfg.mirror,
         options=build(cfg.train),
         config=plain(cfg),
     )
@@ -251,7 +252,7 @@ def predict(cfg: DictConfig) -> dict[str, float]:
     # What the masks depend on beside the weights: a repeated run goes on only where all of this is the same.
     made = plain(cfg)
     settings = {
-        **{key: made[key] for key in ("model", "backend")},
+        **{key: made[key] for key in ("model", "backend", "mirror")},
         **{key: made["data"][key] for key in ("size", "motion_as_option")},
         "precision": made["trainer"]["precision"],
         "flow": {key: made["flow"].get(key) for key in ("estimator", "direction", "gap")},
@@ -317,7 +318,7 @@ def exported_system(cfg: DictConfig) -> SegmentationSystem:
     if cfg.ckpt_path is None:
         raise UserError(f"task={cfg.task} backend={cfg.backend}: give ckpt_path=<file of task=export>")
     network = ExportedNetwork(cfg.ckpt_path, cfg.backend)
-    return SegmentationSystem(cast(MaskVOS, network), build(cfg.loss), build(cfg.protocol))
+    return SegmentationSystem(cast(MaskVOS, network), build(cfg.loss), build(cfg.protocol), mirror=cfg.mirror)
 
 
 def export(cfg: DictConfig) -> dict[str, float]:
@@ -396,7 +397,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
             'conf/local/default.yaml is not read as it stands: its first line must be "# @package _global_"'
         )
     if cfg.ckpt_path is not None:
-        cfg.ckpt_path = str(find_checkpoint(cfg.ckpt_path, cfg.paths.run, Path(cfg.paths.runs) / cfg.name))
+        experiment = Path(cfg.paths.runs) / cfg.name
+        cfg.ckpt_path = str(bundled.find(cfg.ckpt_path) or find_checkpoint(cfg.ckpt_path, cfg.paths.run, experiment))
     if cfg.seed is not None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
@@ -447,6 +449,16 @@ def refuse_nested_launch(cfg: DictConfig) -> None:
         )
 
 
+def refuse_wrong_values(cfg: DictConfig) -> None:
+    """Compare what was typed with the values that the chosen groups bring, see `check_values`."""
+    typed, sources = list(HydraConfig.get().overrides.task), HydraConfig.get().runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    names = {override: re.split("[=@]", override.lstrip("+"))[0] for override in typed}
+    groups = [override for override in typed if any((folder / names[override]).is_dir() for folder in folders)]
+    before = hydra.compose("config", overrides=groups)  # with the folders of configurations of this command
+    check_values(typed, *(cast(dict[str, Any], OmegaConf.to_container(node)) for node in (cfg, before)))
+
+
 class SweepTable(Callback):
     """Notes that a run failed, and keeps the table of a sweep up to date, wherever its jobs run."""
 
@@ -468,16 +480,6 @@ class SweepTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         print(write_sweep(folder))
         log.info("sweep: %s", folder)
-
-
-def refuse_wrong_values(cfg: DictConfig) -> None:
-    """Compare what was typed with the values that the chosen groups bring, see `check_values`."""
-    typed, sources = list(HydraConfig.get().overrides.task), HydraConfig.get().runtime.config_sources
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    names = {override: re.split("[=@]", override.lstrip("+"))[0] for override in typed}
-    groups = [override for override in typed if any((folder / names[override]).is_dir() for folder in folders)]
-    before = hydra.compose("config", overrides=groups)  # with the folders of configurations of this command
-    check_values(typed, *(cast(dict[str, Any], OmegaConf.to_container(node)) for node in (cfg, before)))
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -502,7 +504,7 @@ def main() -> None:
     sys.argv[1:] = [re.sub(r"^runs=([^'\"\[].*)$", r"runs='\1'", argument) for argument in sys.argv[1:]]
     try:
         check_flags(sys.argv[1:])
-        sys.argv[1:] = share_folder(sys.argv[1:])
+        sys.argv[1:] = share_folder(bundled.complete(sys.argv[1:]))
         _hydra_main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_fail(error))

@@ -56,6 +56,7 @@ class SegmentationSystem(pl.LightningModule):
         schedule: Makes a scheduler of (optimizer, total steps), stepped at each optimiser step; None: constant rate.
         protocol: Which frames count and how they are averaged, in validation and test.
         aux_weight: Weight of the mean loss over the masks of the intermediate decoder layers; 0 computes none of them.
+        mirror: In validation, test and prediction average the logits with those of the mirrored frame.
         options: What else a training changes in the network or its rates.
         config: The resolved configuration as plain containers; travels in every checkpoint, so that a checkpoint
             tells how it was made.
@@ -69,6 +70,7 @@ class SegmentationSystem(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         aux_weight: float = 0.0,
+        mirror: bool = False,
         options: Training | None = None,
         config: dict[str, Any] | None = None,
     ):
@@ -78,6 +80,7 @@ class SegmentationSystem(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.aux_weight = aux_weight
+        self.mirror = mirror
         self.options = options or Training()
         self.frozen_norms = self.options.prepare(network)
         self.config = config or {}
@@ -98,6 +101,15 @@ class SegmentationSystem(pl.LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, 1, H, W) of a batch."""
         return cast(Tensor, self.network.segment(batch["rgb"], batch["flow"], batch.get("motion")))
+
+    def _segment(self, batch: Batch) -> Tensor:
+        """Logits (B, 1, H, W) of a batch outside of training."""
+        logits = self(batch)
+        if not self.mirror:
+            return logits
+        across = torch.tensor([-1.0, 1.0], device=batch["flow"].device).view(2, 1, 1)  # mirrored, x runs backwards
+        mirrored = {**batch, "rgb": batch["rgb"].flip(-1), "flow": batch["flow"].flip(-1) * across}
+        return (logits + self(cast(Batch, mirrored)).flip(-1)) / 2
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch, with the intermediate masks' losses where they are asked for."""
@@ -155,7 +167,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
-        logits = self(batch)
+        logits = self._segment(batch)
         self._score(self.val_metric, logits, batch)
         if "mask" in batch:
             self.val_loss.update(self.loss(logits, batch["mask"]), len(batch["video"]))
@@ -175,7 +187,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
-        logits = self(batch)
+        logits = self._segment(batch)
         self._score(self.test_metric, logits, batch)
         return logits
 
@@ -185,7 +197,7 @@ class SegmentationSystem(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
         """Foreground probabilities, one (H0, W0) float32 array for each frame, at its own size."""
-        return probabilities(self(batch), batch["size"])
+        return probabilities(self._segment(batch), batch["size"])
 
     def _videos(self, part: str) -> list[Video]:
         return self.trainer.datamodule.videos(part)  # type: ignore[attr-defined]
