@@ -10,14 +10,16 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from maskvos.data.synthetic import Style, generate_clip
 from maskvos.errors import UserError
+from maskvos.metrics.functional import jaccard
 from maskvos.metrics.protocol import Protocol
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.mit import MixTransformer
 from maskvos.models.backbones.swin import Swin
 from maskvos.models.backbones.timm import TimmBackbone
 from maskvos.models.backbones.tiny import Tiny
-from maskvos.models.losses import BCE
+from maskvos.models.losses import BCE, Dice, WeightedSum
 from maskvos.run import build, compose
 from maskvos.system import SegmentationSystem
 from maskvos.training import Training, batch_norms
@@ -163,6 +165,41 @@ def test_compiled_parts_give_the_same_step_and_names(checkpointing: bool) -> Non
     compiled.on_fit_start()
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert_same(step(plain), step(compiled), tolerance=1e-4)
+
+
+def scene() -> Batch:
+    """Two frames of plain procedural clips with one large object."""
+    never = dict.fromkeys(("leave", "stop", "occluders", "camouflage", "motion_blur", "soft", "deform"), 0.0)
+    style = Style(objects=1, distractors=0, area=(0.15, 0.35), **never)
+    clips = [generate_clip(seed, frames=2, size=(96, 96), style=style) for seed in range(2)]
+    return {
+        "rgb": torch.stack([torch.from_numpy(clip.rgb[0]).permute(2, 0, 1) / 255 for clip in clips]),
+        "flow": torch.stack([torch.from_numpy(clip.flow[0]).permute(2, 0, 1) for clip in clips]),
+        "mask": torch.stack([torch.from_numpy(clip.mask[0])[None].float() for clip in clips]),
+        "video": ["a", "b"],
+    }
+
+
+SLOW = {"marks": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("tiny", 1e-2), pytest.param("resnet", 2e-3, **SLOW), pytest.param("swin", 2e-3, **SLOW)]
+)
+def test_one_batch_is_learnt_by_heart(name: str, rate: float) -> None:
+    module, batch = system(BACKBONES[name]), scene()
+    module.loss = WeightedSum({"bce": BCE(), "dice": Dice()})
+    optimizer = torch.optim.AdamW(module.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60])
+    for _ in range(80):
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        predicted = module.eval()(batch).numpy() > 0
+    scores = [jaccard(*pair) for pair in zip(predicted[:, 0], batch["mask"][:, 0].numpy() > 0, strict=True)]
+    assert min(scores) > 0.95, scores
 
 
 @pytest.mark.parametrize(
