@@ -23,8 +23,8 @@ class Block:
 
     @property
     def file(self) -> Path | None:
-        """The file that the block is to be saved as, which its first line names in a comment; else None."""
-        named = re.match(r"# ([\w./-]+\.(?:py|yaml))$", self.text.partition("\n")[0])
+        """The file that the block is to be saved as, which a comment at its head names; else None."""
+        named = re.match(r"(?:# @package \w+\n)?# ([\w./-]+\.(?:py|yaml))\n", self.text)
         return Path(named[1]) if named else None
 
 
