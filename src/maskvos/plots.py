@@ -123,7 +123,7 @@ def _label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> Non
         place = (y - bottom) / (top - bottom) * 200
         heights[side] = max(place, heights[side] + 11)
         offset = (9 if side == "left" else -9, heights[side] - place)
-        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center", fontsize=8)
+        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center")
 
 
 def dots(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> Figure:
@@ -163,7 +163,8 @@ def svg(figure: Figure) -> str:
     """A figure as an ``<svg>`` element whose text and lines take the colours of the page around it."""
     text = _rendered(figure, "svg").decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Its description, and styles that would go for all of the page.
+    text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # the white ground
     return text.replace(_INK, "var(--ink)").replace(_FAINT, "var(--line)")

@@ -14,7 +14,6 @@ import importlib.metadata
 import logging
 import math
 import platform
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from maskvos.data.dataset import collate, read_mask
 from maskvos.draw import FALSE_NEGATIVE, FALSE_POSITIVE, draw_errors
 from maskvos.errors import UserError
 from maskvos.files import read_image, write_bytes
+from maskvos.loggers import git_commit
 from maskvos.metrics.folder import find_predictions
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.reading import read_picture
@@ -526,24 +526,14 @@ def about_run(
 
 
 def versions() -> dict[str, str]:
-    """Python, packages, and the commit of maskvos where it runs from a repository of its own."""
+    """Python, packages, and the commit where maskvos runs from a checkout."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-    folder = Path(__file__).resolve().parent
-    # Whether this file is the repository's: an environment may lie in a folder of somebody else's repository.
-    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name):
-        found["commit"] = _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    if commit := git_commit():
+        found["commit"] = commit
     return found
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""  # no git here
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 class TestReport(Callback):
