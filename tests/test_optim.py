@@ -138,3 +138,19 @@ def test_the_table_tells_rates_decay_and_sizes() -> None:
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     assert rows["trained"][1] == f"{trained:,}"
     assert rows["frozen"] == ["6", f"{sum(p.numel() for p in module.encoder.stem.parameters()):,}"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_one_kernel_for_all_parameters_steps_the_same(name: str) -> None:
+    results = []
+    for fused in ("null", "true"):
+        module = nn.Linear(4, 3)
+        nn.init.ones_(module.weight)
+        optimizer = build(compose([f"optim={name}", "optim.lr=0.1", f"optim.fused={fused}"]).optim)([module.weight])
+        for _ in range(3):
+            optimizer.zero_grad()
+            (module.weight * torch.arange(12.0).view(3, 4)).sin().sum().backward()
+            optimizer.step()
+        results.append(module.weight.detach())
+    torch.testing.assert_close(*results)
+    assert not torch.equal(results[0], torch.ones(3, 4))
