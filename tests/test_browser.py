@@ -79,8 +79,7 @@ def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light
     return page, [url for url in requests if url != path.as_uri() and not url.startswith("data:")], errors
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 @pytest.mark.parametrize("name", ["report", "comparison"])
 def test_a_page_is_laid_out_and_asks_for_nothing(
     browser: Any, pages: dict[str, Path], tmp_path: Path, name: str, size: str, scheme: str

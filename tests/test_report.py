@@ -214,11 +214,11 @@ def test_names_do_no_harm(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "videos",
     [
-        {f"sequence-{index:03d}": 50 for index in range(200)},
+        {f"sequence-{index:03d}": 30 for index in range(200)},
         {"long": 10_000},
-        {f"s{index}": 3 for index in range(1000)},
+        {f"s{index}": 2 for index in range(ROWS + 50)},
     ],
-    ids=["200 sequences", "10,000 frames", "1,000 sequences"],
+    ids=["200 sequences", "10,000 frames", "many sequences"],
 )
 def test_the_page_stays_small(tmp_path: Path, videos: dict[str, int]) -> None:
     path = write_report(scores(videos, Protocol("p")), tmp_path, show)
@@ -371,11 +371,18 @@ def smoke(data: Path, folder: Path, *overrides: str) -> Any:
 
 
 def test_the_test_task_leaves_a_report_of_the_frames_that_it_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     from maskvos import report
 
-    run(smoke(tmp_path / "data", tmp_path / "train", "trainer.max_epochs=1"))
+    with caplog.at_level("INFO"):
+        run(smoke(tmp_path / "data", tmp_path / "train", "trainer.max_epochs=1"))
+    for told in (
+        r"trained to epoch 1, step 4 in 0:\d\d:\d\d: val/jf 0\.",
+        r"best checkpoint: .*best\.ckpt",
+        r"run: .*train",
+    ):
+        assert re.search(told, caplog.text)
     seen: dict[tuple[str, str], Example] = {}
     real = report.predicted_masks
 
@@ -403,7 +410,9 @@ def test_the_test_task_leaves_a_report_of_the_frames_that_it_scored(
     assert made["frames_per_second"] > 0
     assert {"python", "maskvos", "torch", "pytorch-lightning"} <= set(made["versions"])
     assert made["config"]["name"] == "smoke"
-    assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"tested 12 frames in [\d.]+ s, [\d.]+ frames/s", printed)
+    assert f"report: {folder / 'report.html'}" in printed
 
 
 def test_the_evaluate_task_leaves_a_report(tmp_path: Path) -> None:

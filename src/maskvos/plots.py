@@ -42,6 +42,8 @@ _STYLE: Any = {
     "svg.hashsalt": "maskvos",
     "savefig.dpi": 150,
 }
+# So many letters of a name have place in half a scatter.
+_LETTERS = 26
 _ROW = 0.2  # inches that a line of a chart of bars takes
 
 
@@ -123,7 +125,9 @@ def _label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> Non
         place = (y - bottom) / (top - bottom) * 200
         heights[side] = max(place, heights[side] + 11)
         offset = (9 if side == "left" else -9, heights[side] - place)
-        axes.annotate(name, (x, y), offset, textcoords="offset points", ha=side, va="center")
+        short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+        label = axes.annotate(short, (x, y), offset, textcoords="offset points", ha=side, va="center")
+        label.set_in_layout(False)  # or a long one would leave no place for the points
 
 
 def dots(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> Figure:
