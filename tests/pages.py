@@ -67,7 +67,8 @@ def overrides(command: list[str]) -> list[str]:
         elif part == "--cfg":
             left.pop(0)
         elif not part.startswith("-"):
-            given.append(part)
+            # As the entrypoint does: a list of runs is no sweep.
+            given.append(re.sub(r"^runs=([^'\[].*)$", r"runs='\1'", part))
     return [_first(part) for part in given] if {"-m", "--multirun"} & set(command) else given
 
 

@@ -47,7 +47,7 @@ def answer(*overrides: str) -> str:
         ("optim.lr=abc", "a number is expected, such as optim.lr=6e-05"),
         ("data.size=512", "a list is expected, such as 'data.size=[512,512]'"),
         ("model.fusion=sum", "model/fusion=<name>"),
-        ("optim=sgd,adamw", "-m"),
+        ("optim.lr=1e-4,1e-3", "-m sweeps over them"),
     ],
 )
 def test_mistakes_name_what_is_right(override: str, says: str) -> None:

@@ -47,6 +47,9 @@ def explain(error: Exception, settings: Callable[[], Iterable[str]]) -> str:
     unknown = re.search(r"Could not override '([^']+)'|Could not delete from config. '([^']+)'", message)
     if unknown:
         return _unknown(unknown[1] or unknown[2], list(settings()))
+    several = re.match(r"Ambiguous value for argument '(([^']+?)=(.+))'", message)
+    if several:
+        return f"{several[1]}: several values; -m sweeps over them, brackets make a list: '{several[2]}=[{several[3]}]'"
     called = re.search(r"^full_key: (\S+)", message, flags=re.MULTILINE)
     if called:
         reason = str(error.__cause__ or message)
