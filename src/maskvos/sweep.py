@@ -157,18 +157,19 @@ def _picture(table: list[dict[str, Any]]) -> bytes:
     end = columns.index("images_per_second") if score is None else columns.index(score)
     varied = columns[2:end] or ["run"]
     done = [row for row in table if score is not None and row[score] is not None]
+    heights = [row[score] for row in done if score is not None]
     figure = Figure(figsize=(max(4.0, 3.2 * len(varied)), 3.2), layout="constrained", dpi=120)
     panels = figure.subplots(1, len(varied), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, varied, strict=True):
         values = [str(row[name]) for row in done]
         numbers = [_number(value) for value in values]
         if done and all(number is not None for number in numbers):
-            axes.plot(numbers, [row[score] for row in done], "o", color="#0072B2")
+            axes.plot(numbers, heights, "o", color="#0072B2")
             low, high = min(filter(None, numbers), default=0), max(filter(None, numbers), default=0)
             if low > 0 and high / low >= 10 and 0 not in numbers:
                 axes.set_xscale("log")
         else:
-            axes.plot(values, [row[score] for row in done], "o", color="#0072B2")
+            axes.plot(values, heights, "o", color="#0072B2")
             axes.tick_params(axis="x", labelrotation=30)
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
