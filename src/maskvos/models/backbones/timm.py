@@ -106,6 +106,7 @@ class TimmBackbone(Backbone):
 
     def checkpoint_activations(self) -> None:
         """See `Backbone`; done by timm, block by block or stage by stage as it is there."""
+        part: Any
         for part in (self.body, getattr(self.body, "model", None)):
             if hasattr(part, "set_grad_checkpointing"):
                 with contextlib.suppress(AssertionError):  # timm's way to say that this network cannot
