@@ -248,7 +248,11 @@ def predict(cfg: DictConfig) -> dict[str, float]:
     """Write masks for a movie, a folder of frames, or a folder of such."""
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
-    system = trained_system(cfg) if cfg.backend == "torch" else exported_system(cfg)
+    if cfg.backend == "torch":
+        system = trained_system(cfg)
+        system.network = system.network.fuse()  # the same function, faster
+    else:
+        system = exported_system(cfg)
     # What the masks depend on beside the weights: a repeated run goes on only where all of this is the same.
     made = plain(cfg)
     settings = {
