@@ -468,7 +468,7 @@ class SweepTable(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the table after each run: it is there whatever happens to the next."""
-        if rank_zero_only.rank != 0:
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return
         folder = Path(config.hydra.runtime.output_dir)
         if job_return.status == JobStatus.FAILED:
@@ -496,7 +496,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         cfg.logger.wandb.group = Path(hydra_cfg.sweep.dir).name
     begin = time.monotonic()
     metrics = run(cfg)
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         write_result(Path(hydra_cfg.runtime.output_dir), metrics, time.monotonic() - begin)
     return next((value for name, value in metrics.items() if name.startswith(_BEST)), None)
 
