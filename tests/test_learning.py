@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import fakes
-from conftest import ROOT
 from maskvos.data.datasets.davis import davis
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
