@@ -87,7 +87,9 @@ def _unknown(key: str, settings: list[str]) -> str:
         if close := difflib.get_close_matches(key, [*last, *tops], n=1, cutoff=0.6):
             return f"{key}: there is no such setting; did you mean '{last.get(close[0], close[0])}'? ({_HINT})"
     if top not in tops:
-        return f"{key}: there is no such setting; {nearest(top, tops)} ({_HINT})"
+        # Where the rest is right, all of the name can be given.
+        whole = [name for name in settings if rest and name.partition(".")[2] == rest]
+        return f"{key}: there is no such setting; {nearest(key, whole) if whole else nearest(top, tops)} ({_HINT})"
     # Of the same depth first, or the members of a right name would crowd it out.
     alike = [name for name in settings if name.startswith(f"{top}.") and name.count(".") == 1 + rest.count(".")]
     members = alike or [name for name in settings if name.startswith(f"{top}.")]
