@@ -78,14 +78,15 @@ def _keep(path: Path, name: Path) -> None:
         os.replace(link, name)
 
 
-def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path) -> Path:
-    """The file that ``ckpt_path`` means.
+def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path, setting: str = "ckpt_path") -> Path:
+    """The file that ``ckpt_path`` or ``init_from`` means.
 
     Args:
         wanted: A path; or the bare name of a checkpoint (``last``, ``last-previous``, ``best``), which is looked for
             in the run's own folder, as a job that was requeued has it, and then in the experiment's newest run.
         run: The run's own folder.
         experiment: The folder with the runs of the experiment.
+        setting: Which of the two it is.
 
     Raises:
         UserError: There is no checkpoint of that name.
@@ -99,7 +100,7 @@ def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path) -> Pat
     found = list(Path(experiment).glob(f"*/checkpoints/{wanted}.ckpt"))
     if not found:
         raise UserError(
-            f"ckpt_path={wanted}: no run under {experiment} has a checkpoints/{wanted}.ckpt; train first, or give the "
+            f"{setting}={wanted}: no run under {experiment} has a checkpoints/{wanted}.ckpt; train first, or give the "
             "name= and paths.runs= that the training had, or the checkpoint's path"
         )
     return max(found, key=lambda file: file.stat().st_mtime)

@@ -400,9 +400,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise UserError(
             'conf/local/default.yaml is not read as it stands: its first line must be "# @package _global_"'
         )
-    if cfg.ckpt_path is not None:
-        experiment = Path(cfg.paths.runs) / cfg.name
-        cfg.ckpt_path = str(bundled.find(cfg.ckpt_path) or find_checkpoint(cfg.ckpt_path, cfg.paths.run, experiment))
+    for setting in ("ckpt_path", "init_from"):
+        if named := cfg[setting]:
+            experiment = Path(cfg.paths.runs) / cfg.name
+            cfg[setting] = str(bundled.find(named) or find_checkpoint(named, cfg.paths.run, experiment, setting))
     if cfg.seed is not None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
