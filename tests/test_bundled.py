@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from maskvos import bundled
+from maskvos.data.datasets.davis import davis
+from maskvos.data.synthetic import synthetic
+from maskvos.data.video_io import read_image
 from maskvos.errors import UserError
+from maskvos.metrics.functional import jaccard
+from maskvos.metrics.reading import read_truth
+from maskvos.run import compose, run
+from maskvos.types import Video
 
 
 @pytest.fixture
@@ -68,3 +76,41 @@ def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weight has values beyond half precision"):
         bundled.write(tmp_path / "x.safetensors", {"weight": torch.tensor([1e6])}, {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", bundled.names())
+def test_the_weights_in_the_box_are_small_and_tell_how_they_were_made(name: str) -> None:
+    path = bundled.FOLDER / f"{name}.safetensors"
+    assert path.stat().st_size <= 30e6
+    tensors = load_file(path)
+    assert sum(tensor.numel() for tensor in tensors.values()) <= 15e6
+    assert {"version", "commit", "command", "config"} <= bundled.about(name).keys()
+
+
+def region(video: Video, output: Path) -> float:
+    """Mean J of the masks that were written for a video."""
+    masks = [read_image(output / video.name / "masks" / f"{frame.name}.png")[..., 0] > 127 for frame in video.frames]
+    truths = [read_truth(frame.mask, video.masks) != 0 for frame in video.frames if frame.mask is not None]
+    return float(np.mean([jaccard(mask, truth) for mask, truth in zip(masks, truths, strict=True)]))
+
+
+def segment(source: Path, output: Path) -> dict[str, float]:
+    quiet = ("trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer=cpu", "data.num_workers=0")
+    return run(compose(["task=predict", f"input={source}", f"output={output}", "writer.kinds=[masks]", *quiet], output))
+
+
+def test_a_moving_object_is_found_without_naming_a_checkpoint(tmp_path: Path) -> None:
+    style = {"objects": 1, "area": [0.08, 0.2], "speed": [0.02, 0.03], "occluders": 0, "stop": 0, "leave": 0}
+    (video,) = synthetic(tmp_path / "clips", split="test", clips=1, frames=8, size=(224, 384), style=style, seed=5)
+    metrics = segment(video.frames[0].image.parent, tmp_path / "out")
+    assert metrics["predict/frames_per_second"] > 0
+    assert region(video, tmp_path / "out") > 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("sequence", ["blackswan", "car-roundabout"])
+def test_real_videos_that_were_not_trained_on(shared: Path, tmp_path: Path, sequence: str) -> None:
+    (video,) = davis(shared / "data/DAVIS", "val", sequences=[sequence])
+    segment(video.frames[0].image.parent, tmp_path / "out")
+    assert region(video, tmp_path / "out") > 0.5
