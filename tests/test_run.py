@@ -138,6 +138,7 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_epoch_goes_on_with_what_it_has_not_seen(data: Path, tmp_path: Path) -> None:
     epochs = ["trainer.max_epochs=3", "schedule=cosine_warmup", "augment=published"]
     whole = smoke(data, tmp_path / "whole", *epochs)
@@ -266,6 +267,7 @@ def test_sweep_over_several_processes_is_refused(data: Path, tmp_path: Path) -> 
     assert "trainer.devices=1" in done.stderr
 
 
+@pytest.mark.slow
 def test_interrupted_training_leaves_a_checkpoint_that_resumes(data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "maskvos.run", "+experiment=smoke", f"paths.data={data}", "trainer.max_epochs=1000"],

@@ -469,6 +469,7 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here to read the memory in use from")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     with VideoWriter(tmp_path / "long.mp4", 25) as movie_writer:

@@ -120,6 +120,7 @@ def _rank(rank, world, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_same_for_two_processes(reference, tmp_path):
     mp.spawn(_rank, args=(2, tmp_path), nprocs=2)
     for rank in (0, 1):
