@@ -105,6 +105,7 @@ def test_a_moving_object_is_found_without_naming_a_checkpoint(tmp_path: Path) ->
     metrics = segment(video.frames[0].image.parent, tmp_path / "out")
     assert metrics["predict/frames_per_second"] > 0
     assert region(video, tmp_path / "out") > 0.7
+    assert segment(video.frames[0].image.parent, tmp_path / "out")["predict/skipped"] == 1
 
 
 @pytest.mark.slow

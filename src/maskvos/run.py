@@ -262,7 +262,8 @@ def predict(cfg: DictConfig) -> dict[str, float]:
         "flow": {key: made["flow"].get(key) for key in ("estimator", "direction", "gap")},
     }
     output = cfg.output or Path(cfg.paths.run) / "predictions"
-    writer = build(cfg.writer, output=str(output), settings=settings)
+    writer = build(cfg.writer, output=str(output))
+    writer.settings = settings  # not by `build`, which would make objects of every _target_ in it
     trainer = build_trainer(cfg, extra=[writer], logged=False)
     trainer.predict(system, build(cfg.data), return_predictions=False)
     return writer.metrics()
