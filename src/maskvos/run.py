@@ -225,7 +225,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {_START_ANEW}"
         ) from error
     metrics = scores(trainer)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in scores(trainer).items() if name.startswith("val/"))
+    told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("val/"))
     took = timedelta(seconds=round(time.monotonic() - begin))
     log.info("trained to epoch %d, step %d in %s: %s", trainer.current_epoch, trainer.global_step, took, told)
     best = trainer.checkpoint_callback
