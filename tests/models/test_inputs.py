@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from maskvos.models.export import ExportedNetwork, export
 from maskvos.models.inputs import CompensatedInputs, InputEncoder
+from maskvos.run import build_system, compose
 
 
 def camera(height: int, width: int, seed: int = 0) -> Tensor:
@@ -61,3 +65,12 @@ def test_a_still_image_takes_the_flows_place(encoder: InputEncoder) -> None:
     seen, drawn = encoder(rgb, flow, motion=torch.tensor([True, False]))
     torch.testing.assert_close(drawn[1], seen[1])
     torch.testing.assert_close(drawn[0], encoder(rgb, flow)[1][0])
+
+
+def test_compensation_can_be_exported_for_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    network = build_system(compose(["+experiment=light", "backbone=tiny", "model/pixel_decoder=fpn"])).network.eval()
+    exported = ExportedNetwork(export(network, tmp_path / "light.onnx", size=(96, 160)), "onnx")
+    rgb, flow = torch.rand(2, 3, 128, 224), camera(128, 224).repeat(2, 1, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(exported.segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=1e-3)

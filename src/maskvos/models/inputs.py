@@ -91,7 +91,7 @@ class CompensatedInputs(InputEncoder):
             length = (rest.square().sum(1, keepdim=True) + 1e-12).sqrt()
             scale = (length.square().mean((2, 3), keepdim=True)).sqrt().clamp(min=self._NOISE)
             relative = length / scale
-            drawn = torch.cat((rest / length * relative.asinh(), length.asinh()), 1)
+            drawn = torch.cat((rest / length * _asinh(relative), _asinh(length)), 1)
         rgb = self.normalise(rgb)
         if motion is not None:
             drawn = torch.where(motion.view(-1, 1, 1, 1), drawn, rgb.to(drawn.dtype))
@@ -107,8 +107,9 @@ class CompensatedInputs(InputEncoder):
             (B, 2, H, W) float32, pixels.
         """
         height, width = flow.shape[-2:]
-        x = torch.linspace(-1, 1, width, device=flow.device).expand(height, width)
-        y = torch.linspace(-1, 1, height, device=flow.device)[:, None].expand(height, width)
+        # By arange, whose length exporters keep open.
+        x = (torch.arange(width, device=flow.device) * (2 / (width - 1)) - 1).expand(height, width)
+        y = (torch.arange(height, device=flow.device) * (2 / (height - 1)) - 1)[:, None].expand(height, width)
         basis = torch.stack((torch.ones_like(x), x, y))  # (3, H, W)
         start = self.step // 2
         sparse = basis[:, start :: self.step, start :: self.step].flatten(1)  # (3, N)
@@ -123,6 +124,11 @@ class CompensatedInputs(InputEncoder):
             weights = prior * (spread / (spread + squared)).square()
         motion = _weighted_fit(sparse, vectors, weights)
         return flow - (motion @ basis.flatten(1)).view_as(flow)
+
+
+def _asinh(values: Tensor) -> Tensor:
+    """The function of that name for values that are not negative, in operations that ONNX has."""
+    return (values + (values.square() + 1).sqrt()).log()
 
 
 def _weighted_fit(basis: Tensor, values: Tensor, weights: Tensor) -> Tensor:
