@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from maskvos.errors import UserError
-from maskvos.models.export import ExportedNetwork, export, load_exported
+from maskvos.models.export import ExportedNetwork, export, load_exported, suffix_of
 from maskvos.models.network import MaskVOS
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -27,7 +27,7 @@ def inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Ten
     )
 
 
-@pytest.mark.parametrize("file_format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "backbone",
     [
@@ -41,22 +41,13 @@ def test_any_batch_and_size(build: Callable[..., nn.Module], backbone: str, file
     if file_format == "onnx":
         pytest.importorskip("onnxruntime")
     network = build("model=maskvos_tiny", f"backbone={backbone}").eval()
-    suffix = {"onnx": "onnx", "torchscript": "ts"}[file_format]
-    path = export(network, tmp_path / f"network.{suffix}", file_format)
+    path = export(network, tmp_path / f"network{suffix_of(file_format)}", file_format)
     segment = load_exported(path)
     for size in [(1, 64, 64), (3, 97, 130), (1, 224, 96)]:
         rgb, flow = inputs(*size)
         with torch.no_grad():
             torch.testing.assert_close(segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=0)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-@pytest.mark.slow
-def test_pt2_takes_any_batch(tiny: MaskVOS, tmp_path: Path) -> None:
-    segment = load_exported(export(tiny, tmp_path / "network.pt2", "pt2", size=(64, 96)))
-    rgb, flow = inputs(3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(segment(rgb, flow), tiny.segment(rgb, flow), atol=1e-3, rtol=0)
 
 
 def test_an_onnx_file_runs_without_maskvos(tiny: MaskVOS, tmp_path: Path) -> None:
@@ -86,7 +77,7 @@ def test_a_file_that_says_something_else_is_not_left_behind(
 def test_inputs_of_any_device_and_precision(tiny: MaskVOS, tmp_path: Path, suffix: str, device: str) -> None:
     pytest.importorskip("onnxruntime")
     formats = {"ts": "torchscript", "onnx": "onnx", "pt2": "pt2"}
-    path = export(tiny, tmp_path / f"network.{suffix}", formats[suffix], size=(64, 96))
+    path = export(tiny, tmp_path / f"network.{suffix}", formats[suffix])
     network = ExportedNetwork(path, formats[suffix]).to(device)
     for precision in (torch.float32, torch.bfloat16, torch.float64):
         rgb, flow = (tensor.to(precision) for tensor in inputs(1, 64, 96))

@@ -28,6 +28,28 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+# PyTorch 2.6 tells compiling and exporting apart only by this name's absence.
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def crop(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The top left part.
+
+    Args:
+        maps: (B, C, H, W).
+        size: (h, w) wanted, not above (H, W).
+
+    Returns:
+        (B, C, h, w).
+    """
+    height, width = size
+    if not _exporting():
+        return maps[..., :height, :width]
+    # `torch.export` would tie a view to sizes that keep it contiguous, or to those that do not; a copy is for all.
+    rows, columns = (torch.arange(length, device=maps.device) for length in (height, width))
+    return maps.index_select(-2, rows).index_select(-1, columns)
+
+
 def run(module: nn.Module, *inputs: Any, again: bool) -> Any:
     """Call a module; where gradients are wanted and ``again``, keep its inputs alone and compute it again for them.
 

@@ -15,6 +15,7 @@ from maskvos.models.fuse import FusedHead, fold_batch_norms
 from maskvos.models.fusion import Fusion
 from maskvos.models.head import MapProjections, SegFormerHead
 from maskvos.models.inputs import InputEncoder
+from maskvos.models.layers import crop
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
 _INITS = ("default", "original")
@@ -108,12 +109,11 @@ class MaskVOS(nn.Module):
         return fused.requires_grad_(False)
 
     def _decode(self, rgb: Tensor, flow_rgb: Tensor, aux: bool) -> tuple[Tensor, list[Tensor]]:
-        height, width = rgb.shape[-2:]
         pyramid = self.fusion(*self._encode(rgb, flow_rgb))
         levels, mask_features = self.pixel_decoder(pyramid)
         query_maps = self.transformer_decoder(levels, mask_features, aux=aux)
         scales = self.projections([query_maps.masks, *reversed(query_maps.classes)])
-        logits = self.head(scales)[..., :height, :width]
+        logits = crop(self.head(scales), rgb.shape[-2:])
         if not aux:
             return logits, []
         count = query_maps.masks.shape[1]

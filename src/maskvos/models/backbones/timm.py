@@ -15,6 +15,7 @@ from torch import Tensor
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.hub import quick_hub
+from maskvos.models.layers import crop
 
 _STRIDE = 32
 
@@ -64,7 +65,7 @@ class TimmBackbone(Backbone):
             outputs = [out.permute(0, 3, 1, 2) for out in outputs]
         # Rounded up without negative numbers, which ONNX divides towards zero.
         return [
-            out[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+            crop(out, ((height + stride - 1) // stride, (width + stride - 1) // stride))
             for out, stride in zip(outputs, self.strides, strict=True)
         ]
 
