@@ -63,6 +63,8 @@ _CLIP_SIZE = (480, 854)
 _FRAME_RATE = 24
 # Runtimes that keep the memory of their first call, so that no later one adds any.
 _HOARDERS = ("onnx", "openvino")
+# Numbers of glibc's mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 # -------------------------------------------------------------------- variants
@@ -280,16 +282,36 @@ def added_memory(call: Callable[[], object], device: torch.device) -> float | No
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
-    try:
-        # What was freed goes back to the system first, or the call would take it again unseen (glibc only).
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak to the present size
-        before = _resident("VmRSS")
-    except OSError:
+    with _memory_returned():
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak to the present size
+            before = _resident("VmRSS")
+        except OSError:
+            call()
+            return None
         call()
-        return None
-    call()
-    return max(_resident("VmHWM") - before, 0.0)
+        return max(_resident("VmHWM") - before, 0.0)
+
+
+@contextlib.contextmanager
+def _memory_returned() -> Iterator[None]:
+    """Within, what is freed goes back to the system at once (glibc only).
+
+    Otherwise the call would take again, unseen, what was freed before, and the gaps that earlier calls left in the heap
+    would count as its own.
+    """
+    libc = ctypes.CDLL(None)
+    adjust = getattr(libc, "mallopt", None)
+    if adjust is not None:
+        adjust(_MMAP_THRESHOLD, 2**17)  # every tensor of some size is a mapping of its own
+        libc.malloc_trim(0)
+    try:
+        yield
+    finally:
+        if adjust is not None:
+            # Where the allocator's own adjustment ends up in a process with such tensors.
+            adjust(_MMAP_THRESHOLD, 2**25)
+            adjust(_TRIM_THRESHOLD, 2**26)
 
 
 def _resident(name: str) -> float:
