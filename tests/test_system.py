@@ -125,3 +125,22 @@ def test_a_mirrored_frame_gives_the_mirrored_answer_where_both_are_averaged() ->
     here, there = (np.stack(both.predict_step(given, 0)) for given in (seen, mirrored))
     np.testing.assert_allclose(there[..., ::-1], here, atol=1e-6)
     assert np.abs(np.stack(alone.predict_step(seen, 0)) - here).max() > 1e-3
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_second_look_is_averaged_with_the_first(mirror: bool) -> None:
+    seen = batch()
+    other: Any = {**seen, "flow": 2 * seen["flow"] + 1}
+    module = system(mirror=mirror).eval()
+
+    def predict(sample: Any) -> np.ndarray:
+        return np.stack(module.predict_step({**sample, "size": [(16, 16)] * 2}, 0))
+
+    here, there = predict({**seen, "second_flow": other["flow"]}), predict({**other, "second_flow": seen["flow"]})
+    if not mirror:
+        average = (module(seen) + module(other)) / 2
+        np.testing.assert_allclose(here, average.sigmoid()[:, 0].detach(), atol=1e-6)
+        np.testing.assert_allclose(here, there, atol=1e-6)
+    same = predict({**seen, "second_flow": seen["flow"]})
+    np.testing.assert_allclose(same, predict(seen), atol=1e-6)
+    assert np.abs(here - same).max() > 1e-3

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,9 +28,14 @@ from maskvos.flow.store import FlowStore
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.reading import read_truth
 from maskvos.metrics.video import VideoMetric
+from maskvos.sweep import RESULT
 from maskvos.types import Video
 
 FOLDS = 3
+_PAIRS = ",".join(
+    f"{{direction: {direction}, gap: {gap}}}"
+    for direction, gap in [("backward", 1), ("forward", 2), ("backward", 2), ("forward", 3), ("backward", 3)]
+)
 VARIANTS = {
     "both streams, both data": [],
     "appearance stream only": ["model/fusion=rgb_only"],
@@ -38,10 +44,19 @@ VARIANTS = {
     "nothing pasted": ["data.paste=0"],
     "procedural clips only": ["data.weights.DAVIS-2016=0"],
     "DAVIS only": ["data.weights.synthetic=0"],
+    "flow of several pairs of frames": [f"data.flow_pairs=[{_PAIRS}]"],
 }
+"""What is trained, and how it differs from the experiment."""
 
-MIRRORED = "the same, mirrored too"
-"""Row of the first variant's checkpoint, tested with ``mirror=true``; all others are tested without."""
+LOOKS = {
+    "": ["mirror=false", "data.second_look=null"],
+    ", mirror": ["mirror=true", "data.second_look=null"],
+    ", mirror, backward flow": ["mirror=true", "data.second_look={direction: backward, gap: 1}"],
+    ", mirror, backward flow over 2": ["mirror=true", "data.second_look={direction: backward, gap: 2}"],
+}
+"""Ways to test a checkpoint; all are tested in the first one, and these in all of them:"""
+
+LOOKED = ("both streams, both data", "flow of several pairs of frames")
 
 
 def sequences(root: Path, fold: int) -> tuple[list[str], list[str]]:
@@ -86,6 +101,19 @@ def test(work: Path, checkpoint: Path, held: list[str], options: argparse.Namesp
     return {"j": overall["j"], "f": overall["f"]}
 
 
+def speed(work: Path, checkpoint: Path, sequence: str, options: argparse.Namespace, settings: list[str]) -> float:
+    """Frames per second of ``task=predict`` from the frames of one sequence to masks."""
+    with tempfile.TemporaryDirectory() as folder:
+        command(
+            [
+                *("task=predict", f"hydra.run.dir={work}", f"ckpt_path={checkpoint}", f"output={folder}"),
+                *(f"input={options.davis}/JPEGImages/480p/{sequence}", "flow.cache=null", *settings),
+            ]
+        )
+    result = json.loads((work / RESULT).read_text())
+    return float(result["metrics"]["predict/frames_per_second"])
+
+
 def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dict[str, dict]:
     """J and F of the best constant mask, and of the flow's magnitude."""
     store = FlowStore(DIS(max_size=448))
@@ -96,14 +124,20 @@ def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dic
     }
     rows = {}
     for name, answer in answers.items():
+        seconds = 0.0
         metric = VideoMetric(Protocol("davis2016", trim="both"))
         metric.expect(held_videos)
         for video in held_videos:
             for index, frame in enumerate(video.frames):
                 truth = read_truth(frame.mask, video.masks) != 0
-                metric.update([answer(video, index)], [truth], [video.name], [frame.name])
+                start = time.perf_counter()
+                mask = answer(video, index)
+                seconds += time.perf_counter() - start
+                metric.update([mask], [truth], [video.name], [frame.name])
         scores = metric.compute()
         rows[name] = {"j": float(scores["j"]), "f": float(scores["f"])}
+        if name != "constant mask":
+            rows[name]["frames_per_second"] = sum(len(video.frames) for video in held_videos) / seconds
     return rows
 
 
@@ -116,6 +150,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--speed", action="store_true", help="measure frames/s too; keep the machine quiet meanwhile")
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for fold in options.folds:
@@ -126,31 +161,31 @@ def main() -> None:
             videos = {video.name: video for video in davis(options.davis, "train", hold_out=())}
             rows |= without_learning([videos[name] for name in train_names], [videos[name] for name in held])
         for number, name in enumerate(VARIANTS):
-            if name not in options.variants or name in rows:
+            if name not in options.variants:
                 continue
-            work, start = options.output / f"fold{fold}" / str(number), time.perf_counter()
+            work = options.output / f"fold{fold}" / str(number)
             train(work, held, options, VARIANTS[name])
-            minutes = (time.perf_counter() - start) / 60
             checkpoint = work / "checkpoints/last.ckpt"
-            rows[name] = {
-                **test(work, checkpoint, held, options, ["mirror=false", *VARIANTS[name]]),
-                "minutes": minutes,
-            }
-            if not VARIANTS[name]:
-                rows[MIRRORED] = test(work, checkpoint, held, options, ["mirror=true"])
-            write_bytes(file, json.dumps(rows, indent=2).encode())
-        write_bytes(file, json.dumps(rows, indent=2).encode())
+            for ending, look in LOOKS.items() if name in LOOKED else [("", LOOKS[""])]:
+                row, settings = rows.setdefault(name + ending, {}), [*VARIANTS[name], *look]
+                if "j" not in row:
+                    row |= test(work, checkpoint, held, options, settings)
+                if "frames_per_second" not in row and options.speed:
+                    row["frames_per_second"] = speed(work, checkpoint, held[0], options, settings)
+                write_bytes(file, json.dumps(rows, indent=2).encode())
     print(table(options.output))
 
 
 def table(folder: Path) -> str:
     """All that is there, the mean over the folds of each row."""
     folds = [json.loads(path.read_text()) for path in sorted(folder.glob("fold*.json"))]
-    lines = [f"{'':<26}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}"]
+    lines = [f"{'':<64}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}{'frames/s':>10}"]
     for name in dict.fromkeys(name for rows in folds for name in rows):
         found = [rows[name] for rows in folds if name in rows]
         j, f = (float(np.mean([row[key] for row in found])) for key in ("j", "f"))
-        lines.append(f"{name:<26}{len(found):>6}{j:>8.3f}{f:>8.3f}{(j + f) / 2:>8.3f}")
+        rates = [row["frames_per_second"] for row in found if "frames_per_second" in row]
+        rate = f"{np.mean(rates):>10.1f}" if rates else f"{'':>10}"
+        lines.append(f"{name:<64}{len(found):>6}{j:>8.3f}{f:>8.3f}{(j + f) / 2:>8.3f}{rate}")
     return "\n".join(lines)
 
 

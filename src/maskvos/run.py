@@ -257,7 +257,7 @@ def predict(cfg: DictConfig) -> dict[str, float]:
     made = plain(cfg)
     settings = {
         **{key: made[key] for key in ("model", "backend", "mirror")},
-        **{key: made["data"][key] for key in ("size", "motion_as_option")},
+        **{key: made["data"][key] for key in ("size", "motion_as_option", "second_look")},
         "precision": made["trainer"]["precision"],
         "flow": {key: made["flow"].get(key) for key in ("estimator", "direction", "gap")},
     }

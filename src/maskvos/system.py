@@ -56,7 +56,8 @@ class SegmentationSystem(pl.LightningModule):
         schedule: Makes a scheduler of (optimizer, total steps), stepped at each optimiser step; None: constant rate.
         protocol: Which frames count and how they are averaged, in validation and test.
         aux_weight: Weight of the mean loss over the masks of the intermediate decoder layers; 0 computes none of them.
-        mirror: In validation, test and prediction average the logits with those of the mirrored frame.
+        mirror: In validation, test and prediction average the logits with those of the mirrored frame. Where the data
+            bring a second flow, this second look is at that one; without ``mirror`` at the frame as it is.
         options: What else a training changes in the network or its rates.
         config: The resolved configuration as plain containers; travels in every checkpoint, so that a checkpoint
             tells how it was made.
@@ -105,11 +106,14 @@ class SegmentationSystem(pl.LightningModule):
     def _segment(self, batch: Batch) -> Tensor:
         """Logits (B, 1, H, W) of a batch outside of training."""
         logits = self(batch)
-        if not self.mirror:
+        if not self.mirror and "second_flow" not in batch:
             return logits
-        across = torch.tensor([-1.0, 1.0], device=batch["flow"].device).view(2, 1, 1)  # mirrored, x runs backwards
-        mirrored = {**batch, "rgb": batch["rgb"].flip(-1), "flow": batch["flow"].flip(-1) * across}
-        return (logits + self(cast(Batch, mirrored)).flip(-1)) / 2
+        rgb, flow = batch["rgb"], batch.get("second_flow", batch["flow"])
+        if self.mirror:
+            across = torch.tensor([-1.0, 1.0], device=flow.device).view(2, 1, 1)  # mirrored, x runs backwards
+            rgb, flow = rgb.flip(-1), flow.flip(-1) * across
+        second = self(cast(Batch, {**batch, "rgb": rgb, "flow": flow}))
+        return (logits + (second.flip(-1) if self.mirror else second)) / 2
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss on one batch, with the intermediate masks' losses where they are asked for."""

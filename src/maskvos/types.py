@@ -96,13 +96,15 @@ class Sample(TypedDict, total=False):
 
     ``rgb`` (3, H, W) float32 in [0, 1]; ``flow`` (2, H, W) float32, pixels of this map's own grid, x then y;
     ``mask`` (1, H, W) float32 {0, 1} (absent when there is no ground truth). H, W: the network's size. ``motion`` ()
-    bool: False where the motion stream is to see the RGB frame instead of the flow (motion as option). At the
-    frame's own size (H0, W0): ``truth`` bool or None, ``image`` (H0, W0, 3) uint8, ``size`` (H0, W0).
+    bool: False where the motion stream is to see the RGB frame instead of the flow (motion as option).
+    ``second_flow``, where there is one, is like ``flow`` and made of other frames. At the frame's own size (H0, W0):
+    ``truth`` bool or None, ``image`` (H0, W0, 3) uint8, ``size`` (H0, W0).
     ``video`` and ``frame``: names, which together are the sample's key.
     """
 
     rgb: Tensor
     flow: Tensor
+    second_flow: Tensor
     mask: Tensor
     motion: Tensor
     video: str
@@ -118,6 +120,7 @@ class Batch(TypedDict, total=False):
     Attributes:
         rgb: (B, 3, H, W) float32 in [0, 1].
         flow: (B, 2, H, W) float32, pixels of the map's own grid, x then y.
+        second_flow: The same, made of other frames, for a second look at the frame; outside of training only.
         mask: (B, 1, H, W) float32, 0 or 1.
         motion: (B,) bool, False where the motion stream is to see the RGB frame instead of the flow.
         video: Sequence names.
@@ -129,6 +132,7 @@ class Batch(TypedDict, total=False):
 
     rgb: Tensor
     flow: Tensor
+    second_flow: Tensor
     mask: Tensor
     motion: Tensor
     video: list[str]

@@ -79,6 +79,16 @@ def test_evaluation_batches_are_complete_and_in_order(root: Path) -> None:
     assert {name for batch in data.val_dataloader() for name in batch["video"]} == {"bus"}
 
 
+def test_a_second_look_is_taken_outside_of_training(root: Path) -> None:
+    data = build(root, second_look={"direction": "backward", "gap": 2}, flow_pairs=[{"direction": "backward"}])
+    for stage, part in {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}.items():
+        data.setup(stage)
+        for batch in getattr(data, f"{part}_dataloader")():
+            assert ("second_flow" in batch) == (part != "train")
+    with pytest.raises(UserError, match="second_look=null"):
+        build(root, flow=FlowStore(), second_look={"direction": "backward"})
+
+
 def test_batches_of_several_scales_are_whole_and_drawn_by_their_number(root: Path) -> None:
     def shapes(workers: int, seen: int = 0) -> list[tuple[int, ...]]:
         options = {"batch_size": 2, "size": (64, 128), "scales": [0.5, 1, 1.5], "samples_per_epoch": 24}

@@ -224,6 +224,32 @@ def test_a_stream_yields_every_frame_in_order_with_its_own_name(tmp_path: Path, 
         torch.testing.assert_close(sample["flow"], expected["flow"])
 
 
+@pytest.mark.parametrize(("direction", "gap", "sign"), [("backward", 1, -1), ("backward", 2, -1), ("forward", 2, 1)])
+def test_a_second_look_has_flow_of_its_own(
+    tmp_path: Path, flow: FlowStore, direction: str, gap: int, sign: int
+) -> None:
+    fakes.write_folder(tmp_path / "a", frames=4)
+    [video] = videos = folder(tmp_path / "a")
+    second = flow.joining(direction, gap)
+    frames = FrameDataset(videos, flow, PLAIN, annotated_only=False, second=second)
+    for index, sample in enumerate(StreamDataset(videos, flow, PLAIN, second=second)):
+        expected = sign * PLAIN.of_flow(second.load(video, index))
+        torch.testing.assert_close(sample["second_flow"], expected)
+        torch.testing.assert_close(frames[index]["second_flow"], expected)
+        torch.testing.assert_close(sample["flow"], PLAIN.of_flow(flow.load(video, index)))
+    assert index == 3
+
+
+def test_training_draws_the_flow_of_several_pairs_of_frames(root: Path, flow: FlowStore) -> None:
+    stores = [flow, flow.joining("backward"), flow.joining("forward", 2)]
+    videos = davis(root, "val")
+    dataset = FrameDataset(videos, flow, PLAIN, others=stores[1:])
+    known = [PLAIN.of_flow(store.load(videos[0], 0)) for store in stores]
+    drawn = [[torch.equal(dataset[epoch, 0]["flow"], one) for one in known].index(True) for epoch in range(40)]
+    assert min(drawn.count(store) for store in range(3)) >= 5
+    assert drawn == [[torch.equal(dataset[e, 0]["flow"], one) for one in known].index(True) for e in range(40)]
+
+
 def test_finished_videos_are_left_out(tmp_path: Path, flow: FlowStore) -> None:
     for name in "abc":
         fakes.write_folder(tmp_path / name, frames=2)
@@ -242,8 +268,9 @@ def test_a_stream_has_one_order_whatever_the_number_of_workers(tmp_path: Path, f
 
 def test_a_still_image_has_zero_flow(tmp_path: Path, flow: FlowStore) -> None:
     fakes.write_frame(tmp_path / "one.png", 0)
-    [sample] = StreamDataset(folder(tmp_path / "one.png"), flow, PLAIN)
+    [sample] = StreamDataset(folder(tmp_path / "one.png"), flow, PLAIN, second=flow.joining("backward"))
     assert not sample["flow"].any()
+    assert not sample["second_flow"].any()
     assert sample["frame"] == "one"
 
 
@@ -276,7 +303,8 @@ def test_a_movie_is_read_as_a_stream(tmp_path: Path, flow: FlowStore, monkeypatc
 
     monkeypatch.setattr("maskvos.data.dataset.read_video", movie)
     names = []
-    for sample in StreamDataset([Video("film", file=tmp_path / "film.mp4")], flow, PLAIN):
+    second = flow.joining("backward", 2)
+    for sample in StreamDataset([Video("film", file=tmp_path / "film.mp4")], flow, PLAIN, second=second):
         names.append(sample["frame"])
         del sample
     assert names == [f"{i:05d}" for i in range(60)]

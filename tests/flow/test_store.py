@@ -203,6 +203,21 @@ def test_wrong_use_is_explained(make_video: MakeVideo, tmp_path: Path) -> None:
             compute_flows([make_video(2)], store, progress=False)
 
 
+def test_other_pairs_of_frames_come_from_the_same_place(make_video: MakeVideo, tmp_path: Path) -> None:
+    video = make_video(4)
+    store = FlowStore(Difference(), cache=tmp_path / "cache")
+    other = store.joining("backward", 2)
+    alone = FlowStore(Difference(), direction="backward", gap=2)
+    for index in range(4):
+        np.testing.assert_array_equal(other.load(video, index), alone.load(video, index))
+    assert other.path(video, 0).exists()
+    assert not store.path(video, 0).exists()
+    with pytest.raises(UserError, match="made beforehand"):
+        FlowStore().joining("backward")
+    with pytest.raises(UserError, match="backwards"):
+        store.joining("backwards")
+
+
 def test_movie_is_streamed_through_the_store(tmp_path: Path) -> None:
     frames = [numbered_frame(i) for i in range(4)]
     movie = Video("m", file=tmp_path / "m.mp4")

@@ -139,6 +139,10 @@ class VideoDataModule(pl.LightningDataModule):
         samples_per_epoch: Training samples per epoch; None: all of them once.
         motion_as_option: Share of training samples whose motion stream sees the RGB frame, see `FrameDataset`.
         paste: Share of training samples into which another sample's object is pasted, see `FrameDataset`.
+        flow_pairs: Training samples draw their flow from these (each a ``direction`` and ``gap``, settings of
+            `FlowStore`) and the usual one, equally often; None: always the usual one.
+        second_look: Outside of training samples also carry the flow of this ``direction`` and ``gap`` (settings of
+            `FlowStore`), for a second look at each frame; None: they do not.
         seed: Of order and augmentation; None: another one in every run.
         root: The dataset's folder, which the configuration of ``train``, ``val`` and ``test`` refers to (so that
             ``data.root=...`` changes all of them); not used here.
@@ -161,6 +165,8 @@ class VideoDataModule(pl.LightningDataModule):
         samples_per_epoch: int | None = None,
         motion_as_option: float | None = None,
         paste: float = 0.0,
+        flow_pairs: Sequence[Mapping[str, Any]] | None = None,
+        second_look: Mapping[str, Any] | None = None,
         seed: int | None = 0,
         root: str | None = None,
     ) -> None:
@@ -189,6 +195,8 @@ class VideoDataModule(pl.LightningDataModule):
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
         self.paste = paste
+        self.others = [flow.joining(**pair) for pair in flow_pairs or ()]
+        self.second = None if second_look is None else flow.joining(**second_look)
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.train_transform = Transform(size, augment)
         self.eval_transform = Transform(size)
@@ -251,6 +259,7 @@ class VideoDataModule(pl.LightningDataModule):
             seed=self.seed,
             motion_as_option=self.motion_as_option,
             paste=self.paste,
+            others=self.others,
         )
         replicas, rank = self._processes()
         # Without a given seed each process drew its own, and the processes would not share out the same order.
@@ -280,7 +289,12 @@ class VideoDataModule(pl.LightningDataModule):
         """Every frame of every video in order of time; several processes share out the videos."""
         replicas, rank = self._processes()
         dataset = StreamDataset(
-            self.videos("predict")[rank::replicas], self.flow, self.eval_transform, self.done, self.motion_as_option
+            self.videos("predict")[rank::replicas],
+            self.flow,
+            self.eval_transform,
+            self.done,
+            self.motion_as_option,
+            self.second,
         )
         return self._loader(dataset, batch_size=self.eval_batch_size, num_workers=min(1, self.num_workers))
 
@@ -299,6 +313,7 @@ class VideoDataModule(pl.LightningDataModule):
             seed=self.seed,
             # Evaluation shows flow wherever there is some; a still image is treated as it was in training.
             motion_as_option=None if self.motion_as_option is None else 0.0,
+            second=self.second,
         )
         replicas, rank = self._processes()
         return self._loader(

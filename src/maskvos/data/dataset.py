@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ class FrameDataset(Dataset[Sample]):
             also makes it see the RGB frame for still images. None: motion is always flow, and zero for still images.
         paste: Share of the samples into which the object of another sample is pasted with its motion (after Ghiasi et
             al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021).
+        second: Where the flow for a second look comes from; None: samples have no such. It points as ``flow`` does:
+            from another direction than that one's, it is negated.
+        others: Further places that flow comes from: each sample draws one of them or ``flow``, equally often.
 
     Raises:
         UserError: A movie file among the videos, or no frame that counts.
@@ -82,9 +86,13 @@ class FrameDataset(Dataset[Sample]):
         seed: int = 0,
         motion_as_option: float | None = None,
         paste: float = 0.0,
+        second: FlowStore | None = None,
+        others: Sequence[FlowStore] = (),
     ) -> None:
         self.videos = list(videos)
         self.flow = flow
+        self.flows = [flow, *others]
+        self.second = second
         self.transform = transform
         self.with_truth = with_truth
         self.with_image = with_image
@@ -136,11 +144,16 @@ class FrameDataset(Dataset[Sample]):
         size = (image.shape[0], image.shape[1])
         mask = None if frame.mask is None else read_mask(frame.mask, size, video.masks)
         still = len(video.frames) == 1 and frame.flow is None
-        flow = np.zeros((*size, 2), dtype=np.float32) if still else self.flow.load(video, f)
+        # Of words of its own: the transform draws from the seed itself.
+        store = self.flows[np.random.default_rng([seed, 1]).integers(len(self.flows))]
+        flow = np.zeros((*size, 2), dtype=np.float32) if still else store.load(video, f)
         sample = Sample(video=video.name, frame=frame.name, size=size)
         sample.update(self.transform(image, flow, mask, seed=seed, scale=scale))  # type: ignore[typeddict-item]
         as_rgb = self.motion_as_option is not None and (still or share < self.motion_as_option)
         sample["motion"] = torch.tensor(not as_rgb)
+        if self.second is not None:
+            again = flow if still else _sign(self.flow, self.second) * self.second.load(video, f)
+            sample["second_flow"] = self.transform.of_flow(again)
         if self.with_truth:
             sample["truth"] = None if mask is None else mask.astype(bool)
         if self.with_image:
@@ -185,6 +198,7 @@ class StreamDataset(IterableDataset[Sample]):
         transform: To the network's size; without augmentation.
         done: Tells of a video's name whether its results are complete already; such videos are left out.
         motion_as_option: As in `FrameDataset`; here a number makes a video of one frame be seen without motion.
+        second: As in `FrameDataset`.
     """
 
     def __init__(
@@ -194,10 +208,11 @@ class StreamDataset(IterableDataset[Sample]):
         transform: Transform,
         done: Callable[[str], bool] | None = None,
         motion_as_option: float | None = None,
-        paste: float = 0.0,
+        second: FlowStore | None = None,
     ) -> None:
         self.videos = list(videos)
         self.flow = flow
+        self.second = second
         self.transform = transform
         self.done = done
         self.motion_as_option = motion_as_option
@@ -219,15 +234,30 @@ class StreamDataset(IterableDataset[Sample]):
         """Yield the frames of one video."""
         still, frames = _is_still(self._frames(video))
         count = 0
-        for image, flow in self.flow.stream(video, frames):
+        for image, flow, second in self._moving(video, frames):
             name = video.frames[count].name if video.frames else f"{count:05d}"
             sample = Sample(video=video.name, frame=name, size=(image.shape[0], image.shape[1]), image=image)
             sample.update(self.transform(image, flow))  # type: ignore[typeddict-item]
             sample["motion"] = torch.tensor(self.motion_as_option is None or not still)
+            if second is not None:
+                sample["second_flow"] = self.transform.of_flow(second)
             count += 1
             yield sample
         if count == 0:
             raise UserError(f"the video {video.file} has no frame that can be read; check that it plays")
+
+    def _moving(
+        self, video: Video, frames: Iterator[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield every frame with its flow, and that of the second look."""
+        if self.second is None:
+            yield from ((image, flow, None) for image, flow in self.flow.stream(video, frames))
+            return
+        once, again = _twice(frames)
+        sign = _sign(self.flow, self.second)
+        streams = self.flow.stream(video, once), self.second.stream(video, again)
+        for (image, flow), (_, second) in zip(*streams, strict=True):
+            yield image, flow, sign * second
 
     @staticmethod
     def _frames(video: Video) -> Iterator[np.ndarray]:
@@ -245,6 +275,32 @@ class StreamDataset(IterableDataset[Sample]):
                     f"{first[1][1]}x{first[1][0]} (width x height); the frames of a video must be of one size"
                 )
             yield image
+
+
+def _sign(flow: FlowStore, other: FlowStore) -> np.float32:
+    """What makes the other flow point as the flow does, had everything a constant velocity."""
+    return np.float32(1 if flow.direction == other.direction else -1)
+
+
+def _twice(frames: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """The same frames for two readers that take turns.
+
+    What only one has seen yet is held, and nothing else; `itertools.tee` would hold 57 frames and more.
+    """
+    held: tuple[deque[np.ndarray], deque[np.ndarray]] = deque(), deque()
+
+    def reader(own: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        while True:
+            if not own:
+                frame = next(frames, None)
+                if frame is None:
+                    return
+                for queue in held:
+                    queue.append(frame)
+                del frame
+            yield own.popleft()
+
+    return reader(held[0]), reader(held[1])
 
 
 def _is_still(frames: Iterator[np.ndarray]) -> tuple[bool, Iterator[np.ndarray]]:

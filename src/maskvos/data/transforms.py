@@ -239,11 +239,23 @@ class Transform:
         size = scaled(self.size, scale)
         out = {
             "rgb": _to_tensor(resize_image(rgb, size)).float().div_(255),
-            "flow": _to_tensor(resize_flow(flow, size)).float(),
+            "flow": self.of_flow(flow, scale),
         }
         if mask is not None:
             out["mask"] = torch.from_numpy(np.ascontiguousarray(resize_mask(mask, size)))[None].float()
         return out
+
+    def of_flow(self, flow: np.ndarray, scale: float = 1.0) -> Tensor:
+        """A flow map alone, without augmentation.
+
+        Args:
+            flow: (H, W, 2) float32, pixels of its own grid, x then y.
+            scale: As for a sample.
+
+        Returns:
+            (2, h, w) float32, pixels of that grid.
+        """
+        return _to_tensor(resize_flow(flow, scaled(self.size, scale))).float()
 
 
 def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

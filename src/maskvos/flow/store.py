@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -84,6 +85,29 @@ class FlowStore:
         self.format = format
         self.pictures = pictures
         self.max_flow = max_flow
+
+    def joining(self, direction: str, gap: int = 1) -> FlowStore:
+        """The same place, for the flow of other pairs of frames.
+
+        Args:
+            direction: As of the store.
+            gap: As of the store.
+
+        Returns:
+            Another store, with the same estimator and cache.
+
+        Raises:
+            UserError: The direction or the gap is none, or the flow was made beforehand and there is no other.
+        """
+        check_direction(direction, gap)
+        if self.estimator is None:
+            raise UserError(
+                f"flow: the flow was made beforehand and has no {direction} one over {gap} frame(s); compute it "
+                "(flow=dis), or do without a second look (data.second_look=null)"
+            )
+        other = copy.copy(self)
+        other.direction, other.gap = direction, gap
+        return other
 
     def load(self, video: Video, index: int, direction: str | None = None) -> np.ndarray:
         """The flow of one frame.
