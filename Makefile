@@ -26,11 +26,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train, test and predict on procedural clips: masks of a moving object, CPU, minutes
 	@$(BIN)/python scripts/demo.py
 
+# On all cores, up to four; the tests of a file stay together, as they share what takes long to make.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: $(READY)  ## run the tests but the long ones
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 
 lint: $(READY)  ## check style and formatting
 	@$(BIN)/ruff check .

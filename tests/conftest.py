@@ -15,8 +15,8 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-# Two cores, many small tensors: more threads only wait for one another.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Two cores, many small tensors: more threads only wait for one another, as do those of processes side by side.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 
 # The same examples in every run: what passes here passes there. `--hypothesis-profile=default` looks for new ones.
