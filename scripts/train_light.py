@@ -106,6 +106,20 @@ def train(overrides: list[str], minutes: float, work: Path) -> None:
         alarm.cancel()
 
 
+def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint's network as weights that can come with the package, and how they were made."""
+    made = {
+        "version": __version__,
+        "commit": str(git_commit()),
+        "command": shlex.join(["python", *sys.argv]),
+        "torch": torch.__version__,
+        "config": checkpoint["maskvos"]["config"],
+        "steps": checkpoint["global_step"],
+    }
+    tensors = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, str(path)).items()}
+    bundled.write(path, tensors, made)
+
+
 def main() -> None:
     """One job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,16 +143,7 @@ def main() -> None:
     last, best = read_checkpoint(checkpoints / "last.ckpt"), checkpoints / "best.ckpt"
     write_parts(last, options.output)
     weights = read_checkpoint(best) if best.is_file() else last
-    made = {
-        "version": __version__,
-        "commit": str(git_commit()),
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "config": weights["maskvos"]["config"],
-        "steps": weights["global_step"],
-    }
-    tensors = {key.removeprefix("network."): value for key, value in tensors_of(weights, str(best)).items()}
-    bundled.write(options.output / "light.safetensors", tensors, made)
+    write_weights(weights, options.output / "light.safetensors")
     print(f"{options.output}: {last['global_step']} steps done, weights of step {weights['global_step']}", flush=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 import fakes
 from maskvos.errors import UserError
+from maskvos.run import compose
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -75,30 +78,53 @@ def test_a_job_that_lost_something_is_not_gone_on_with(
         script.read_parts(tmp_path)
 
 
-def job(tmp_path: Path, name: str, *options: str) -> str:
+def call(script: str, data: Path, output: Path, *options: str) -> str:
+    """Run a script with a network and data of next to nothing."""
     small = ("backbone=tiny", "model=maskvos_tiny", "data.size=[32,48]", "data.batch_size=2", "data.num_workers=0")
     clips = ("data.train.parts.1.clips=2", "data.train.parts.1.frames=3", "data.train.parts.1.size=[32,48]")
+    quiet = ("callbacks.progress=null", "trainer.enable_progress_bar=false", "trainer=cpu", "protocol=all_frames")
     process = subprocess.run(
         [
-            *(
-                sys.executable,
-                str(SCRIPTS / "train_light.py"),
-                "--data",
-                str(tmp_path),
-                "--work",
-                str(tmp_path / "work"),
-            ),
-            *("--output", str(tmp_path / name), *options, *small, *clips, "trainer=cpu", "protocol=all_frames"),
-            *("callbacks.progress=null", "trainer.enable_progress_bar=false"),
+            *(sys.executable, str(SCRIPTS / script), "--data", str(data), "--output", str(output), *options),
+            *(*small, *clips, *quiet),
         ],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.returncode == 0, process.stderr[-2000:]
     return process.stdout + process.stderr
+
+
+def job(tmp_path: Path, name: str, *options: str) -> str:
+    return call("train_light.py", tmp_path, tmp_path / name, "--work", str(tmp_path / "work"), *options)
+
+
+def test_the_released_training_uses_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    release = importlib.import_module("release_light")
+    options = argparse.Namespace(output=Path("out"), data=Path("data"), settings=["data.batch_size=2"])
+    composed = [compose(release.command(number, options)) for number in release.TRAININGS]
+    assert [cfg.init_from for cfg in composed] == [None, *(f"out/{n}/checkpoints/last.ckpt" for n in "123")]
+    assert all(cfg.data.batch_size == 2 for cfg in composed)
+    # Those of the last one are the experiment's own, which the released weights tell.
+    own = compose(["+experiment=light"])
+    assert (composed[-1].augment, composed[-1].train) == (own.augment, own.train)
+
+
+@pytest.mark.slow
+def test_the_released_training_goes_from_one_training_to_the_next(tmp_path: Path) -> None:
+    fakes.write_davis(tmp_path / "DAVIS")
+    few = ("trainer.max_steps=2", "trainer.max_epochs=-1", "+trainer.val_check_interval=1", "data.flow_pairs=null")
+    said = call("release_light.py", tmp_path, tmp_path / "out", *few)
+    assert "weights of step" in said
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "out/light.safetensors").values())
+    times = [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
+    assert len(times) == 4
+    call("release_light.py", tmp_path, tmp_path / "out", *few)
+    assert times == [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
 
 
 @pytest.mark.slow

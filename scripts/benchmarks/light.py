@@ -46,7 +46,14 @@ VARIANTS = {
     "DAVIS only": ["data.weights.synthetic=0"],
     "flow of several pairs of frames": [f"data.flow_pairs=[{_PAIRS}]"],
 }
-"""What is trained, and how it differs from the experiment."""
+"""What is trained, and how it differs from the first row."""
+
+SHORT = [
+    *("train.ema=null", "data.flow_pairs=null", "data.scales=[0.75]", "data.paste=0.3"),
+    *("augment.colours.brightness=[0.8,1.2]", "augment.colours.contrast=[0.8,1.2]"),
+    *("augment.colours.saturation=[0.8,1.2]", "augment.colours.hue=[-0.05,0.05]"),
+]
+"""The first of the trainings in ``release_light.py``: averages and wide variety are for longer ones than these."""
 
 LOOKS = {
     "": ["mirror=false", "data.second_look=null"],
@@ -83,7 +90,7 @@ def train(work: Path, held: list[str], options: argparse.Namespace, settings: li
             *(f"trainer.max_steps={options.steps}", "trainer.max_epochs=-1", f"data.val.hold_out=[{','.join(held)}]"),
             # Nothing of the held-out sequences chooses the checkpoint: the last one is taken.
             *("callbacks.best=null", "trainer.limit_val_batches=0", "logger=none", "callbacks.rates=null"),
-            *(*options.settings, *settings),
+            *(*SHORT, *options.settings, *settings),
         ]
     )
     (work / "done").touch()
