@@ -48,8 +48,8 @@ def test_experiments_add_no_setting(name: str) -> None:
     ]
     base = compose(groups)
     allowed = set(keys(base))
-    # An empty mapping is there to be filled: what reads it checks the names.
-    free = tuple(f"{key}." for key in allowed if OmegaConf.select(base, key) == {})
+    # An empty mapping, or a null in its place, is there to be filled: what reads it checks the names.
+    free = tuple(f"{key}." for key in allowed if OmegaConf.select(base, key) in ({}, None))
     added = [key for key in keys(compose([f"+experiment={name}"])) if key not in allowed and not key.startswith(free)]
     assert not added, f"experiment/{name}.yaml adds settings that nothing reads: {added}"
 

@@ -87,6 +87,9 @@ def test_a_second_look_is_taken_outside_of_training(root: Path) -> None:
             assert ("second_flow" in batch) == (part != "train")
     with pytest.raises(UserError, match="second_look=null"):
         build(root, flow=FlowStore(), second_look={"direction": "backward"})
+    for wrong in ({"gap": 2}, {"direction": "backward", "step": 2}):
+        with pytest.raises(UserError, match=r"data\.second_look: .*give direction"):
+            build(root, second_look=wrong)
 
 
 def test_batches_of_several_scales_are_whole_and_drawn_by_their_number(root: Path) -> None:

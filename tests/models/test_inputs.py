@@ -70,7 +70,7 @@ def test_a_still_image_takes_the_flows_place(encoder: InputEncoder) -> None:
 def test_compensation_can_be_exported_for_any_size(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     network = build_system(compose(["+experiment=light", "backbone=tiny", "model/pixel_decoder=fpn"])).network.eval()
-    exported = ExportedNetwork(export(network, tmp_path / "light.onnx", size=(96, 160)), "onnx")
+    exported = ExportedNetwork(export(network, tmp_path / "light.onnx"), "onnx")
     rgb, flow = torch.rand(2, 3, 128, 224), camera(128, 224).repeat(2, 1, 1, 1)
     with torch.no_grad():
         torch.testing.assert_close(exported.segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=1e-3)

@@ -195,8 +195,8 @@ class VideoDataModule(pl.LightningDataModule):
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
         self.paste = paste
-        self.others = [flow.joining(**pair) for pair in flow_pairs or ()]
-        self.second = None if second_look is None else flow.joining(**second_look)
+        self.others = [_joining(flow, pair, "flow_pairs") for pair in flow_pairs or ()]
+        self.second = None if second_look is None else _joining(flow, second_look, "second_look")
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.train_transform = Transform(size, augment)
         self.eval_transform = Transform(size)
@@ -342,6 +342,13 @@ class VideoDataModule(pl.LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         """Number of processes of the run, and which one this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+
+def _joining(flow: FlowStore, pair: Mapping[str, Any], name: str) -> FlowStore:
+    """The flow of other pairs of frames, as a setting says."""
+    if "direction" not in pair or pair.keys() - {"direction", "gap"}:
+        raise UserError(f"data.{name}: {dict(pair)}; give direction (forward or backward) and gap, nothing else")
+    return flow.joining(**pair)
 
 
 def _cores() -> int:
