@@ -329,7 +329,7 @@ def exported_system(cfg: DictConfig) -> SegmentationSystem:
 def export(cfg: DictConfig) -> dict[str, float]:
     """Write the network into a file that runs without maskvos."""
     path = Path(cfg.output or Path(cfg.paths.run) / f"{cfg.name}{suffix_of(cfg.format)}")
-    write_exported(trained_system(cfg).network.eval(), path, cfg.format)
+    write_exported(trained_system(cfg).network.eval(), path, cfg.format, tuple(cfg.data.size))
     log.info("exported: %s (%.1f MB), checked against PyTorch", path, path.stat().st_size / 1e6)
     return {"export/bytes": float(path.stat().st_size)}
 

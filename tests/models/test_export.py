@@ -40,6 +40,8 @@ def inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Ten
 def test_any_batch_and_size(build: Callable[..., nn.Module], backbone: str, file_format: str, tmp_path: Path) -> None:
     if file_format == "onnx":
         pytest.importorskip("onnxruntime")
+    if (file_format, backbone) == ("pt2", "swin_t"):
+        pytest.skip("torch.export does not leave the size of windows open")
     network = build("model=maskvos_tiny", f"backbone={backbone}").eval()
     path = export(network, tmp_path / f"network{suffix_of(file_format)}", file_format)
     segment = load_exported(path)
@@ -48,6 +50,15 @@ def test_any_batch_and_size(build: Callable[..., nn.Module], backbone: str, file
         with torch.no_grad():
             torch.testing.assert_close(segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=0)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+def test_pt2_of_windows_takes_any_batch_of_one_size(build: Callable[..., nn.Module], tmp_path: Path) -> None:
+    network = build("model=maskvos_tiny", "backbone=swin_t").eval()
+    segment = load_exported(export(network, tmp_path / "network.pt2", "pt2", size=(64, 96)))
+    rgb, flow = inputs(3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=0)
 
 
 def test_an_onnx_file_runs_without_maskvos(tiny: MaskVOS, tmp_path: Path) -> None:

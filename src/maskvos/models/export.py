@@ -51,16 +51,17 @@ class _Segment(nn.Module):
         return cast(Tensor, self.network.segment(rgb, flow))
 
 
-def export(network: MaskVOS, path: str | Path, file_format: str = "onnx") -> Path:
+def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: tuple[int, int] = (512, 512)) -> Path:
     """Write the network, inputs' encoding included, and check that the file gives the same logits.
 
     Inputs are ``rgb`` (B, 3, H, W) float32 in [0, 1] and ``flow`` (B, 2, H, W) float32 in pixels; the output is
-    ``logits`` (B, 1, H, W), for any batch and size.
+    ``logits`` (B, 1, H, W), for any batch and size; ``pt2`` of a network with windows (Swin) takes one size only.
 
     Args:
         network: A trained network on the CPU; unchanged.
         path: The file to write; it appears only when it is whole and checked.
         file_format: ``"onnx"``, ``"torchscript"`` or ``"pt2"`` (``torch.export``).
+        size: (H, W) for a file that takes one size only.
 
     Returns:
         The path.
@@ -69,7 +70,7 @@ def export(network: MaskVOS, path: str | Path, file_format: str = "onnx") -> Pat
         UserError: The format is unknown, a package is missing, the file's logits differ by more than 1e-3, or it
             cannot be written.
     """
-    writers: dict[str, Callable[[nn.Module, Path], None]] = {
+    writers: dict[str, Callable[[nn.Module, Path, tuple[int, int] | None], None]] = {
         "onnx": _write_onnx,
         "torchscript": _write_torchscript,
         "pt2": _write_pt2,
@@ -78,12 +79,14 @@ def export(network: MaskVOS, path: str | Path, file_format: str = "onnx") -> Pat
         raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, writers)}")
     path = Path(path)
     module = _Segment(network).eval()
+    windows = any(not getattr(part, "open_size", True) for part in network.modules())
+    only = size if file_format == "pt2" and windows else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
             draft = Path(folder, f"draft{path.suffix}")
-            writers[file_format](module, draft)
-            _check(module, draft, file_format)
+            writers[file_format](module, draft, only)
+            _check(module, draft, file_format, only)
             os.replace(draft, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -98,7 +101,7 @@ def _example(batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, 
     )
 
 
-def _write_onnx(module: nn.Module, path: Path) -> None:
+def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None) -> None:
     _require("onnx")
     _require("onnxruntime")
     axes = {0: "batch", 2: "height", 3: "width"}
@@ -117,7 +120,7 @@ def _write_onnx(module: nn.Module, path: Path) -> None:
         )
 
 
-def _write_torchscript(module: nn.Module, path: Path) -> None:
+def _write_torchscript(module: nn.Module, path: Path, only: tuple[int, int] | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for ONNX
         # Through memory, here and below: writing itself, PyTorch does not tell a full disk from other failures.
@@ -126,18 +129,18 @@ def _write_torchscript(module: nn.Module, path: Path) -> None:
     path.write_bytes(written.getvalue())
 
 
-def _write_pt2(module: nn.Module, path: Path) -> None:
-    axes = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
-    program = torch.export.export(module, _example(2, (128, 160)), dynamic_shapes=(axes, axes))
+def _write_pt2(module: nn.Module, path: Path, only: tuple[int, int] | None) -> None:
+    axes = {axis: torch.export.Dim.AUTO for axis in ((0, 2, 3) if only is None else (0,))}
+    program = torch.export.export(module, _example(2, only or (128, 160)), dynamic_shapes=(axes, axes))
     written = io.BytesIO()
     torch.export.save(program, written)
     path.write_bytes(written.getvalue())
 
 
-def _check(module: nn.Module, path: Path, file_format: str) -> None:
-    """Compare with the living network, at other batches and sizes too."""
+def _check(module: nn.Module, path: Path, file_format: str, only: tuple[int, int] | None) -> None:
+    """Compare with the living network, at other batches and sizes too (but for a file of one size)."""
     segment = load_exported(path, file_format)
-    for batch, shape in enumerate([(128, 160), (90, 133)], start=1):
+    for batch, shape in enumerate([only] if only else [(128, 160), (90, 133)], start=1):
         inputs = _example(batch, shape, seed=batch)
         try:
             written = segment(*inputs)

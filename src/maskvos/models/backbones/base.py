@@ -23,12 +23,15 @@ class Backbone(nn.Module):
         channels: C_i, the widths of the four maps.
         strides: s_i; always (4, 8, 16, 32).
         pretrained: Whether it holds weights that somebody trained.
+        open_size: Whether `torch.export` can leave height and width open. Over windows that are padded and shifted its
+            solver does not come to an end in minutes.
         checkpointing: Whether blocks keep their inputs alone in training and are computed again for the gradient.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...] = (4, 8, 16, 32)
     pretrained: bool = False
+    open_size: bool = True
     checkpointing: bool | None = None  # None: it does not know how
 
     def depths(self) -> dict[str, int]:

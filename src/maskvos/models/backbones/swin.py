@@ -218,6 +218,7 @@ class Swin(Backbone):
     """
 
     checkpointing = False
+    open_size = False
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, pretrained: bool | str | Path = False, **options: Any) -> None:
         super().__init__()
         _check_name(name)
+        self.open_size = not _has_option(name, "strict_img_size")  # of windowed networks
         self.body: Any
         try:
             self._build(name, options)
