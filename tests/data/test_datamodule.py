@@ -87,6 +87,8 @@ def test_a_second_look_is_taken_outside_of_training(root: Path) -> None:
             assert ("second_flow" in batch) == (part != "train")
     with pytest.raises(UserError, match="second_look=null"):
         build(root, flow=FlowStore(), second_look={"direction": "backward"})
+    with pytest.raises(UserError, match="flow_pairs=null"):
+        build(root, flow=FlowStore(), flow_pairs=[{"direction": "backward"}]).train_dataloader()
     for wrong in ({"gap": 2}, {"direction": "backward", "step": 2}):
         with pytest.raises(UserError, match=r"data\.second_look: .*give direction"):
             build(root, second_look=wrong)

@@ -195,7 +195,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
         self.paste = paste
-        self.others = [_joining(flow, pair, "flow_pairs") for pair in flow_pairs or ()]
+        self.flow_pairs = flow_pairs or ()
         self.second = None if second_look is None else _joining(flow, second_look, "second_look")
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.train_transform = Transform(size, augment)
@@ -259,7 +259,7 @@ class VideoDataModule(pl.LightningDataModule):
             seed=self.seed,
             motion_as_option=self.motion_as_option,
             paste=self.paste,
-            others=self.others,
+            others=[_joining(self.flow, pair, "flow_pairs") for pair in self.flow_pairs],
         )
         replicas, rank = self._processes()
         # Without a given seed each process drew its own, and the processes would not share out the same order.
@@ -348,6 +348,11 @@ def _joining(flow: FlowStore, pair: Mapping[str, Any], name: str) -> FlowStore:
     """The flow of other pairs of frames, as a setting says."""
     if "direction" not in pair or pair.keys() - {"direction", "gap"}:
         raise UserError(f"data.{name}: {dict(pair)}; give direction (forward or backward) and gap, nothing else")
+    if flow.estimator is None:
+        raise UserError(
+            f"data.{name}: {dict(pair)}, but the flow was made beforehand and joins one pair of frames only; leave it "
+            f"out (data.{name}=null), or compute flow (flow=dis)"
+        )
     return flow.joining(**pair)
 
 

@@ -102,8 +102,8 @@ class FlowStore:
         check_direction(direction, gap)
         if self.estimator is None:
             raise UserError(
-                f"flow: the flow was made beforehand and has no {direction} one over {gap} frame(s); compute it "
-                "(flow=dis), or do without a second look (data.second_look=null)"
+                f"flow: it was made beforehand, and there is none that goes {direction} over {gap} frame(s); "
+                "compute it (flow=dis)"
             )
         other = copy.copy(self)
         other.direction, other.gap = direction, gap
