@@ -28,11 +28,18 @@ _PALE = [
     "augment.colours.saturation=[0.8,1.2]",
     "augment.colours.hue=[-0.05,0.05]",
 ]
+
+
+def _validate(steps: int) -> str:
+    """The setting that validates every so many steps of an epoch, and so looks for the best weights more often."""
+    return f"++trainer.val_check_interval={steps}"
+
+
 TRAININGS = {
     "1": ["data.scales=[0.75]", "optim.lr=1e-3", "trainer.max_steps=5200", *_PLAIN, *_PALE],
-    "2": ["data.scales=null", "optim.lr=3e-4", "trainer.max_steps=1300", *_PLAIN, *_PALE],
-    "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _MANY_CLIPS, "data.flow_pairs=null"],
-    "4": ["optim.lr=5e-4", "trainer.max_steps=2400", _MANY_CLIPS],
+    "2": ["data.scales=null", "optim.lr=3e-4", "trainer.max_steps=1300", _validate(400), *_PLAIN, *_PALE],
+    "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _validate(1000), _MANY_CLIPS, "data.flow_pairs=null"],
+    "4": ["optim.lr=5e-4", "trainer.max_steps=2400", _validate(750), _MANY_CLIPS],
 }
 
 

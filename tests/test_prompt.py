@@ -48,6 +48,7 @@ def answer(*overrides: str) -> str:
         ("data.size=512", "a list is expected, such as 'data.size=[512,512]'"),
         ("model.fusion=sum", "model/fusion=<name>"),
         ("optim.lr=1e-4,1e-3", "-m sweeps over them"),
+        ("augment.colours={hu: 1}", "augment.colours: its value names something that it does not have; it has"),
     ],
 )
 def test_mistakes_name_what_is_right(override: str, says: str) -> None:

@@ -117,7 +117,7 @@ def test_the_released_training_uses_settings_that_there_are(monkeypatch: pytest.
 @pytest.mark.slow
 def test_the_released_training_goes_from_one_training_to_the_next(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path / "DAVIS")
-    few = ("trainer.max_steps=2", "trainer.max_epochs=-1", "+trainer.val_check_interval=1", "data.flow_pairs=null")
+    few = ("trainer.max_steps=2", "trainer.max_epochs=-1", "++trainer.val_check_interval=1", "data.flow_pairs=null")
     said = call("release_light.py", tmp_path, tmp_path / "out", *few)
     assert "weights of step" in said
     assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "out/light.safetensors").values())

@@ -214,6 +214,8 @@ def test_other_pairs_of_frames_come_from_the_same_place(make_video: MakeVideo, t
     assert not store.path(video, 0).exists()
     with pytest.raises(UserError, match="made beforehand"):
         FlowStore().joining("backward")
+    with pytest.raises(UserError, match="settings of no estimator"):
+        FlowStore({"max_size": 448})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="backwards"):
         store.joining("backwards")
 

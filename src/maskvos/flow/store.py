@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -72,6 +72,11 @@ class FlowStore:
         check_direction(direction, gap)
         if format not in FORMATS:
             raise UserError(f"flow.format={format!r}: not known; {nearest(str(format), FORMATS)}")
+        if isinstance(estimator, Mapping):
+            raise UserError(
+                f"flow.estimator={dict(estimator)}: settings of no estimator; with flow that was made beforehand leave "
+                "them out (flow.estimator=null), or choose an estimator (flow=dis)"
+            )
         if estimator is None and cache is not None:
             raise UserError(
                 f"flow.cache={cache}: precomputed flow is read from where it lies and is not cached; leave flow.cache "

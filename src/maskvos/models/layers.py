@@ -28,7 +28,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-# PyTorch 2.6 tells compiling and exporting apart only by this name's absence.
+# PyTorch 2.6 has no `is_exporting`; there compiled networks are cropped by copying too.
 _exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
