@@ -78,8 +78,8 @@ def _unknown(key: str, settings: list[str]) -> str:
     if key in ADDED:
         return f"{key}=<name>: it is added to the defaults, so it needs a plus: +{key}=<name>"
     if key in settings:
-        members = ", ".join(name.removeprefix(f"{key}.") for name in settings if name.startswith(f"{key}."))
-        has = f"; it has {members}" if members else ""
+        own = ", ".join(name.removeprefix(f"{key}.") for name in settings if name.startswith(f"{key}."))
+        has = f"; it has {own}" if own else ""
         return f"{key}: its value names something that it does not have{has} ({_HINT})"
     top, _, rest = key.replace("/", ".").partition(".")
     if top == "hydra":
