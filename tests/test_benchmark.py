@@ -145,6 +145,23 @@ def test_added_memory_sees_a_large_array() -> None:
     assert added == pytest.approx(64, rel=0.2)
 
 
+def test_added_memory_is_what_is_held_at_once_in_a_heap_full_of_gaps() -> None:
+    if added_memory(lambda: None, torch.device("cpu")) is None:
+        pytest.skip("this system does not tell the peak of a process")
+
+    def megabytes(count: float) -> np.ndarray:
+        return np.ones(round(count * 2**17))
+
+    blocks = [megabytes(count + 0.1) for count in range(1, 9) for _ in range(2)]
+    del blocks[::2]  # gaps of eight sizes, each behind a block that stays
+
+    def call() -> None:
+        for count in range(1, 9):
+            megabytes(count)  # fits best where nothing before it was
+
+    assert added_memory(call, torch.device("cpu")) == pytest.approx(8, abs=1.5)
+
+
 def test_threads_are_given_back() -> None:
     before = torch.get_num_threads(), cv2.getNumThreads()
     with use_threads(1) as count:

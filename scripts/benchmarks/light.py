@@ -32,10 +32,22 @@ from maskvos.sweep import RESULT
 from maskvos.types import Video
 
 FOLDS = 3
+_WIDE_COLOURS = {"brightness": "[0.7,1.3]", "contrast": "[0.7,1.3]", "saturation": "[0.5,1.5]", "hue": "[-0.1,0.1]"}
+_CAMERA = ("shadow", "motion_blur", "light", "soft", "noise", "jpeg", "h264")
+_WIDE = {"area": "[0.01,0.5]", "speed": "[0.002,0.06]", "distractors": 6, "follow": 0.6, "occluders": 0.4, "stop": 0.3}
+_WIDE |= {"leave": 0.15, "camouflage": 0.3, "shadow": 0.5, "ripple": 0.3}
+_RAFT = "flow by RAFT-small"
 _PAIRS = ",".join(
     f"{{direction: {direction}, gap: {gap}}}"
     for direction, gap in [("backward", 1), ("forward", 2), ("backward", 2), ("forward", 3), ("backward", 3)]
 )
+
+
+def _style(**changes: object) -> str:
+    """The setting that draws other clips."""
+    return f"data.train.parts.1.style={{{','.join(f'{name}: {value}' for name, value in changes.items())}}}"
+
+
 VARIANTS = {
     "both streams, both data": [],
     "appearance stream only": ["model/fusion=rgb_only"],
@@ -45,6 +57,11 @@ VARIANTS = {
     "procedural clips only": ["data.weights.DAVIS-2016=0"],
     "DAVIS only": ["data.weights.synthetic=0"],
     "flow of several pairs of frames": [f"data.flow_pairs=[{_PAIRS}]"],
+    "wider colours": [f"augment.colours.{name}={reach}" for name, reach in _WIDE_COLOURS.items()],
+    "averaged weights": ["train.ema=0.99"],
+    "wider clips": [_style(**_WIDE)],
+    "clips as drawn": [_style(**dict.fromkeys(_CAMERA, 0))],
+    _RAFT: ["flow=raft_small"],
 }
 """What is trained, and how it differs from the first row."""
 
@@ -157,9 +174,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--raft", default="default", help="RAFT-small's weights, for the row that uses them: a file")
     parser.add_argument("--speed", action="store_true", help="measure frames/s too; keep the machine quiet meanwhile")
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    variants = VARIANTS | {_RAFT: [*VARIANTS[_RAFT], f"flow.estimator.weights={options.raft}"]}
     for fold in options.folds:
         train_names, held = sequences(options.davis, fold)
         file = options.output / f"fold{fold}.json"
@@ -167,14 +186,14 @@ def main() -> None:
         if "flow magnitude" not in rows:
             videos = {video.name: video for video in davis(options.davis, "train", hold_out=())}
             rows |= without_learning([videos[name] for name in train_names], [videos[name] for name in held])
-        for number, name in enumerate(VARIANTS):
+        for number, (name, changes) in enumerate(variants.items()):
             if name not in options.variants:
                 continue
             work = options.output / f"fold{fold}" / str(number)
-            train(work, held, options, VARIANTS[name])
+            train(work, held, options, changes)
             checkpoint = work / "checkpoints/last.ckpt"
             for ending, look in LOOKS.items() if name in LOOKED else [("", LOOKS[""])]:
-                row, settings = rows.setdefault(name + ending, {}), [*VARIANTS[name], *look]
+                row, settings = rows.setdefault(name + ending, {}), [*changes, *look]
                 if "j" not in row:
                     row |= test(work, checkpoint, held, options, settings)
                 if "frames_per_second" not in row and options.speed:

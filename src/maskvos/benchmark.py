@@ -63,8 +63,10 @@ _CLIP_SIZE = (480, 854)
 _FRAME_RATE = 24
 # Runtimes that keep the memory of their first call, so that no later one adds any.
 _HOARDERS = ("onnx", "openvino")
-# Numbers of glibc's mallopt.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# Numbers of glibc's mallopt, and the bit in the word before a block by which it marks a mapping of its own.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _IS_MMAPPED = -1, -3, 2
+_WORD = ctypes.sizeof(ctypes.c_size_t)
+_OWN_MAPPING, _LARGEST_GAP = 2**17, 2**32
 
 
 # -------------------------------------------------------------------- variants
@@ -295,23 +297,40 @@ def added_memory(call: Callable[[], object], device: torch.device) -> float | No
 
 @contextlib.contextmanager
 def _memory_returned() -> Iterator[None]:
-    """Within, what is freed goes back to the system at once (glibc only).
+    """Within, every tensor of some size takes its memory from the system, and gives it back when freed (glibc only).
 
-    Otherwise the call would take again, unseen, what was freed before, and the gaps that earlier calls left in the heap
-    would count as its own.
+    Otherwise the call would take again, unseen, what was freed before; and what it takes and frees within the gaps that
+    earlier calls left in the heap would count as held.
     """
     libc = ctypes.CDLL(None)
-    adjust = getattr(libc, "mallopt", None)
-    if adjust is not None:
-        adjust(_MMAP_THRESHOLD, 2**17)  # every tensor of some size is a mapping of its own
-        libc.malloc_trim(0)
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, _OWN_MAPPING)
+    libc.malloc_trim(0)
+    gaps = _fill_gaps(libc)
     try:
         yield
     finally:
-        if adjust is not None:
-            # Where the allocator's own adjustment ends up in a process with such tensors.
-            adjust(_MMAP_THRESHOLD, 2**25)
-            adjust(_TRIM_THRESHOLD, 2**26)
+        for block in gaps:
+            libc.free(block)
+        # Where the allocator's own adjustment ends up in a process with such tensors.
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(_TRIM_THRESHOLD, 2**26)
+
+
+def _fill_gaps(libc: ctypes.CDLL) -> list[ctypes.c_void_p]:
+    """Take every free piece of the heap that a tensor could take; only the first page of each is ever touched."""
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    blocks, size = [], _LARGEST_GAP
+    while size >= _OWN_MAPPING:
+        block = libc.malloc(size)
+        if block is not None and not ctypes.c_size_t.from_address(block - _WORD).value & _IS_MMAPPED:
+            blocks.append(ctypes.c_void_p(block))
+            continue
+        libc.free(ctypes.c_void_p(block))
+        size //= 2
+    return blocks
 
 
 def _resident(name: str) -> float:
