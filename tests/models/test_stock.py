@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from maskvos.benchmark import added_memory
 from maskvos.models.weights import from_original, original_network
 
 
@@ -51,3 +52,19 @@ def test_multiply_adds(stock: ModuleType) -> None:
     usual = multiply_adds(stock.Stock(network).eval())
     assert usual == pytest.approx(105.05, rel=0.005)
     assert multiply_adds(network) < 0.97 * usual
+
+
+def test_less_memory_than_usual(stock: ModuleType) -> None:
+    network = original_network().eval().requires_grad_(False)
+    usual = stock.Stock(network).eval()
+    images = torch.zeros(2, 1, 3, 256, 256)
+
+    @torch.inference_mode()
+    def added(arrangement: torch.nn.Module) -> float:
+        arrangement(*images)  # what libraries need to start is not the network's
+        peak = added_memory(lambda: arrangement(*images), torch.device("cpu"))
+        if peak is None:
+            pytest.skip("this system does not tell the peak of a process")
+        return peak
+
+    assert added(network) < 0.8 * added(usual)
