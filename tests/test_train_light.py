@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import fakes
+from maskvos.data.synthetic import Style
 from maskvos.errors import UserError
 from maskvos.run import compose
 
@@ -112,6 +113,17 @@ def test_the_released_training_uses_settings_that_there_are(monkeypatch: pytest.
     # Those of the last one are the experiment's own, which the released weights tell.
     own = compose(["+experiment=light"])
     assert (composed[-1].augment, composed[-1].train) == (own.augment, own.train)
+
+
+def test_the_table_uses_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS / "benchmarks")
+    light = importlib.import_module("light")
+    plain, *others = [
+        compose(["+experiment=light", *light.SHORT, *changes, *light.LOOKS[""]]) for changes in light.VARIANTS.values()
+    ]
+    assert all(cfg != plain for cfg in others)
+    for cfg in (plain, *others):
+        Style.of(cfg.data.train.parts[1].style)
 
 
 @pytest.mark.slow

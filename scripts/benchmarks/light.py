@@ -45,7 +45,7 @@ _PAIRS = ",".join(
 
 def _style(**changes: object) -> str:
     """The setting that draws other clips."""
-    return f"data.train.parts.1.style={{{','.join(f'{name}: {value}' for name, value in changes.items())}}}"
+    return f"+data.train.parts.1.style={{{','.join(f'{name}: {value}' for name, value in changes.items())}}}"
 
 
 VARIANTS = {
