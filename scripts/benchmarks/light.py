@@ -33,7 +33,6 @@ from maskvos.types import Video
 
 FOLDS = 3
 _WIDE_COLOURS = {"brightness": "[0.7,1.3]", "contrast": "[0.7,1.3]", "saturation": "[0.5,1.5]", "hue": "[-0.1,0.1]"}
-_CAMERA = ("shadow", "motion_blur", "light", "soft", "noise", "jpeg", "h264")
 _WIDE = {"area": "[0.01,0.5]", "speed": "[0.002,0.06]", "distractors": 6, "follow": 0.6, "occluders": 0.4, "stop": 0.3}
 _WIDE |= {"leave": 0.15, "camouflage": 0.3, "shadow": 0.5, "ripple": 0.3}
 _RAFT = "flow by RAFT-small"
@@ -60,7 +59,6 @@ VARIANTS = {
     "wider colours": [f"augment.colours.{name}={reach}" for name, reach in _WIDE_COLOURS.items()],
     "averaged weights": ["train.ema=0.99"],
     "wider clips": [_style(**_WIDE)],
-    "clips as drawn": [_style(**dict.fromkeys(_CAMERA, 0))],
     _RAFT: ["flow=raft_small"],
 }
 """What is trained, and how it differs from the first row."""
