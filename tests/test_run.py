@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,17 @@ def test_predict_writes_masks_of_a_folder_under_the_frames_names(trained, data: 
     assert mask.shape[:2] == frame.shape[:2]
     assert set(np.unique(mask)) <= {0, 255}
     assert metrics["predict/frames"] == len(video.frames)
+
+
+def test_progress_of_prediction_counts_frames(
+    trained, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = build(smoke(data, tmp_path).data.test)()[0].frames
+    given = [f"ckpt_path={checkpoint(trained[0])}", f"input={frames[0].image.parent}", f"output={tmp_path / 'out'}"]
+    batches = ["data.num_workers=0", f"data.eval_batch_size={len(frames) - 1}"]
+    run(compose(["+experiment=smoke", "task=predict", f"paths.data={data}", *batches, *given], tmp_path))
+    shown = "".join(capsys.readouterr())
+    assert re.findall(r"(\d+)/\?", shown)[-1] == str(len(frames))
 
 
 def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) -> None:

@@ -36,8 +36,19 @@ class Progress(TQDMProgressBar):
         """A bar that counts frames: a stream of video has no known number of batches."""
         bar = super().init_predict_tqdm()
         bar.unit = "frame"
-        bar.unit_scale = self.trainer.datamodule.eval_batch_size  # type: ignore[attr-defined]
         return bar
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the frames of a batch; the bar itself takes care not to be drawn too often."""
+        self.predict_progress_bar.update(len(batch["frame"]))
 
 
 class BestCheckpoint(ModelCheckpoint):
