@@ -180,10 +180,9 @@ def main() -> None:
     for fold in options.folds:
         train_names, held = sequences(options.davis, fold)
         file = options.output / f"fold{fold}.json"
-        rows = json.loads(file.read_text()) if file.is_file() else {}
-        if "flow magnitude" not in rows:
+        if "flow magnitude" not in rows_of(file):
             videos = {video.name: video for video in davis(options.davis, "train", hold_out=())}
-            rows |= without_learning([videos[name] for name in train_names], [videos[name] for name in held])
+            add(file, without_learning([videos[name] for name in train_names], [videos[name] for name in held]))
         for number, (name, changes) in enumerate(variants.items()):
             if name not in options.variants:
                 continue
@@ -191,18 +190,28 @@ def main() -> None:
             train(work, held, options, changes)
             checkpoint = work / "checkpoints/last.ckpt"
             for ending, look in LOOKS.items() if name in LOOKED else [("", LOOKS[""])]:
-                row, settings = rows.setdefault(name + ending, {}), [*changes, *look]
+                row, settings = rows_of(file).get(name + ending, {}), [*changes, *look]
                 if "j" not in row:
                     row |= test(work, checkpoint, held, options, settings)
                 if "frames_per_second" not in row and options.speed:
                     row["frames_per_second"] = speed(work, checkpoint, held[0], options, settings)
-                write_bytes(file, json.dumps(rows, indent=2).encode())
+                add(file, {name + ending: row})
     print(table(options.output))
+
+
+def rows_of(file: Path) -> dict[str, dict]:
+    """Rows of one fold that are there."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def add(file: Path, rows: dict[str, dict]) -> None:
+    """Put rows to those that are there by now: another process may make other rows of the same fold."""
+    write_bytes(file, json.dumps(rows_of(file) | rows, indent=2).encode())
 
 
 def table(folder: Path) -> str:
     """All that is there, the mean over the folds of each row."""
-    folds = [json.loads(path.read_text()) for path in sorted(folder.glob("fold*.json"))]
+    folds = [rows_of(path) for path in sorted(folder.glob("fold*.json"))]
     lines = [f"{'':<64}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}{'frames/s':>10}"]
     for name in dict.fromkeys(name for rows in folds for name in rows):
         found = [rows[name] for rows in folds if name in rows]
