@@ -4,7 +4,7 @@
     python scripts/release_light.py --data ... --output ... trainer.precision=32-true      # any setting of the project
 
 Each training starts from the weights of the one before. What is finished is left as it is, and an interrupted training
-is gone on with. Clips and flow take some 25 GB. The released weights were trained so, but for the third training, which
+is gone on with. Clips and flow take some 50 GB. The released weights were trained so, but for the third training, which
 was ended at step 4,869 of 5,400.
 """
 
