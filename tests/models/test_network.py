@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpu import stand_in_gpu
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
 from maskvos.models.fuse import fold_batch_norms
@@ -339,6 +340,61 @@ def test_bfloat16_training_is_finite(build: Callable[..., nn.Module]) -> None:
         logits, auxiliary = network.segment(*inputs(2, 64, 96), aux=True)
     (logits.float().mean() + sum(x.float().mean() for x in auxiliary)).backward()
     assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+NETWORKS = [
+    ("model=maskvos_tiny", "backbone=tiny"),
+    ("model=maskvos_tiny", "backbone=tiny", "model/fusion=gated", "model/pixel_decoder=fpn"),
+    ("model=maskvos_tiny", "backbone=swin_t"),
+    ("model=maskvos_tiny", "backbone=mit_b0"),
+    ("model=maskvos_tiny", "backbone=convnext_tiny"),
+    ("+experiment=light",),
+]
+
+
+@pytest.mark.parametrize("overrides", NETWORKS, ids=" ".join)
+@pytest.mark.parametrize("state", ["eval", "fused", "train"])
+def test_forward_asks_the_device_for_no_value(
+    build: Callable[..., nn.Module], overrides: tuple[str, ...], state: str
+) -> None:
+    """What would make the host wait for a GPU, or copy to it, at each call: found without one."""
+    network = build(*overrides).train(state == "train")
+    if state == "fused":
+        network = network.eval().fuse()
+    with stand_in_gpu() as gpu, torch.set_grad_enabled(state == "train"):
+        logits, _ = gpu.put(network).segment(gpu.empty(2, 3, 97, 130), gpu.empty(2, 2, 97, 130), aux=True)
+    assert logits.shape == (2, 1, 97, 130)
+    assert logits.device.type == "cuda"
+
+
+@pytest.mark.parametrize("overrides", [NETWORKS[2], NETWORKS[-1]], ids=" ".join)
+def test_it_compiles_in_one_piece(build: Callable[..., nn.Module], overrides: tuple[str, ...]) -> None:
+    """A break in the graph would cost what compiling gains; the backend is the one that needs no compiler."""
+    network = build(*overrides).eval().fuse()
+    compiled = torch.compile(network.segment, fullgraph=True, backend="eager")
+    rgb, flow = inputs(1, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(rgb, flow), network.segment(rgb, flow))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: "some" if x.any() else "none",
+        lambda x: x[x > 0],
+        lambda x: x.cpu(),
+        lambda x: x + torch.arange(3).to(x.device),
+        lambda x: x * torch.tensor(2.0, device=x.device),
+    ],
+    ids=["number", "branch", "selection", "to the host", "from the host", "number from the host"],
+)
+def test_the_stand_in_gpu_tells_what_waits(wait: Callable[[Tensor], object]) -> None:
+    with stand_in_gpu() as gpu:
+        x = gpu.empty(3)
+        assert (x.clamp(max=1.0) + torch.zeros_like(x)).shape == (3,)
+        with pytest.raises(RuntimeError, match=r"_local_scalar_dense|nonzero|copies between"):
+            wait(x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

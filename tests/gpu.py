@@ -1,0 +1,53 @@
+"""A GPU that knows shapes and no values, for tests on machines without one: does the host ever wait for it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses to copy between devices; a number of the host may be an operand, as it travels with the kernel's call."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+        devices = {x.device.type for x in tensors if x.ndim or func in COPIES}
+        if len(devices) > 1:
+            raise RuntimeError(f"{func} copies between {' and '.join(sorted(devices))}")
+        return out
+
+
+class StandInGPU:
+    """Where tensors and networks are put."""
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor on it."""
+        return torch.empty(shape, dtype=dtype, device="cuda")
+
+    def put(self, network: nn.Module) -> nn.Module:
+        """A network, which was built outside, with new parameters and buffers on it."""
+        for module in network.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = nn.Parameter(self.empty(*parameter.shape))
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = self.empty(*buffer.shape, dtype=buffer.dtype)
+        return network
+
+
+@contextmanager
+def stand_in_gpu() -> Iterator[StandInGPU]:
+    """Within, whatever makes the host wait for a value, or copies between the devices, raises a RuntimeError."""
+    with FakeTensorMode(), NoCopies():
+        yield StandInGPU()
