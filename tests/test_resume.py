@@ -210,7 +210,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_bare_name_means_the_runs_own_folder_and_then_the_newest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ckpt_path=last: no run under .* has a checkpoints/last.ckpt; .*name="):
+    with pytest.raises(UserError, match=r"ckpt_path=last: no .* has a checkpoints/last.ckpt; .*name="):
         find_checkpoint("last", tmp_path / "a", tmp_path)
     for age, name in enumerate(("b", "a", "c")):
         last(tmp_path / name).parent.mkdir(parents=True)
@@ -219,6 +219,17 @@ def test_a_bare_name_means_the_runs_own_folder_and_then_the_newest(tmp_path: Pat
     assert find_checkpoint("last", tmp_path / "d", tmp_path) == last(tmp_path / "b")
     assert find_checkpoint("last", tmp_path / "c", tmp_path) == last(tmp_path / "c")
     assert find_checkpoint("some/last.ckpt", tmp_path, tmp_path) == Path("some/last.ckpt")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("lihgt", "light"), ("bset", "best"), ("lst", "last")])
+def test_a_mistyped_name_gets_the_nearest_of_the_package_and_of_the_runs(
+    tmp_path: Path, typed: str, meant: str
+) -> None:
+    for name in ("last", "best"):
+        last(tmp_path / "a").parent.mkdir(parents=True, exist_ok=True)
+        last(tmp_path / "a").with_stem(name).touch()
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        find_checkpoint(typed, tmp_path, tmp_path)
 
 
 def test_settings_that_a_resume_ignores_or_changes_are_told(

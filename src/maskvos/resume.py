@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from maskvos.errors import UserError
+from maskvos import bundled
+from maskvos.errors import UserError, nearest
 from maskvos.files import cannot_write
 
 LAST = "last"
@@ -99,9 +100,11 @@ def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path, settin
         return own
     found = list(Path(experiment).glob(f"*/checkpoints/{wanted}.ckpt"))
     if not found:
+        there = {file.stem for file in Path(experiment).glob("*/checkpoints/*.ckpt")}
         raise UserError(
-            f"{setting}={wanted}: no run under {experiment} has a checkpoints/{wanted}.ckpt; train first, or give the "
-            "name= and paths.runs= that the training had, or the checkpoint's path"
+            f"{setting}={wanted}: no weights of that name come with the package, and no run under {experiment} has a "
+            f"checkpoints/{wanted}.ckpt; train first, or give the name= and paths.runs= that the training had, or the "
+            f"checkpoint's path; {nearest(wanted, {*there, *bundled.names()})}"
         )
     return max(found, key=lambda file: file.stat().st_mtime)
 
