@@ -50,3 +50,26 @@ def test_settings_are_checked_and_tell_estimators_apart() -> None:
     prints = {DIS(preset, size).fingerprint for preset in PRESETS for size in (None, 256)}
     assert len(prints) == 6
     assert DIS().fingerprint == DIS().fingerprint
+
+
+NUMBERS = {"finest_scale": 0, "patch_stride": 6, "refinements": 12, "smoothness": 60.0}
+
+
+def test_smoother_flow_has_fewer_steps_within_what_moves_alike(texture: np.ndarray) -> None:
+    """Noise on the second frame makes the flow of one translation rough; weight on smoothness takes it away."""
+    noise = np.random.default_rng(0).normal(0, 12, texture.shape)
+    second = np.clip(np.roll(texture, 3, 1) + noise, 0, 255).astype(np.uint8)
+    rough, smooth = (
+        np.abs(np.diff(pair_flow(texture, second, DIS(smoothness=weight)), axis=1)).mean() for weight in (None, 80.0)
+    )
+    assert smooth < 0.8 * rough
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_changes_flow_and_fingerprint_and_has_a_least_value(texture: np.ndarray, name: str) -> None:
+    second = np.roll(texture, (2, 3), (0, 1))[:, ::-1].copy()
+    changed = DIS(**{name: NUMBERS[name]})
+    assert np.abs(pair_flow(texture, second, changed) - pair_flow(texture, second, DIS())).max() > 0
+    assert changed.fingerprint != DIS().fingerprint
+    with pytest.raises(UserError, match=f"flow.estimator.{name}=-1: at least "):
+        DIS(**{name: -1})

@@ -19,6 +19,13 @@ PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+_SETTERS = {
+    "finest_scale": cv2.DISOpticalFlow.setFinestScale,
+    "patch_stride": cv2.DISOpticalFlow.setPatchStride,
+    "refinements": cv2.DISOpticalFlow.setVariationalRefinementIterations,
+    "smoothness": cv2.DISOpticalFlow.setVariationalRefinementAlpha,
+}
+_LEAST = {"finest_scale": 0, "patch_stride": 1, "refinements": 0, "smoothness": 0.01}
 # OpenCV's object lets earlier calls shine through on frames of some 40 pixels; below this side each pair gets its own.
 _FORGETFUL = 64
 
@@ -29,25 +36,47 @@ class DIS(FlowEstimator):
     Uses OpenCV's threads in a main process and one thread inside a loader's worker, where the workers are the threads.
 
     Args:
-        preset: ``ultrafast``, ``fast`` or ``medium`` (finest).
+        preset: ``ultrafast``, ``fast`` or ``medium`` (finest); what is None below is as it has it.
         max_size: See `FlowEstimator`.
+        finest_scale: Where the search ends: at frames halved so many times, 0 and up.
+        patch_stride: Pixels between patches, 1 and up.
+        refinements: Iterations of the variational refinement (Brox et al., ECCV 2004) at each scale, 0 and up.
+        smoothness: Weight of smoothness in that refinement, above 0; the presets have 20.
 
     Raises:
-        UserError: The preset is not known.
+        UserError: The preset is not known, or a number is out of its range.
     """
 
-    def __init__(self, preset: str = "medium", max_size: int | None = None) -> None:
+    def __init__(
+        self,
+        preset: str = "medium",
+        max_size: int | None = None,
+        finest_scale: int | None = None,
+        patch_stride: int | None = None,
+        refinements: int | None = None,
+        smoothness: float | None = None,
+    ) -> None:
         super().__init__(max_size)
         if preset not in PRESETS:
             raise UserError(f"flow.estimator.preset={preset!r}: no such preset of DIS; {nearest(str(preset), PRESETS)}")
+        numbers = {
+            "finest_scale": finest_scale,
+            "patch_stride": patch_stride,
+            "refinements": refinements,
+            "smoothness": smoothness,
+        }
         self.preset = preset
+        self.changes = {name: value for name, value in numbers.items() if value is not None}
+        for name, value in self.changes.items():
+            if value < _LEAST[name]:
+                raise UserError(f"flow.estimator.{name}={value}: at least {_LEAST[name]}, or null for the preset's own")
         self._native: Any = None
         self._process = 0
 
     @property
     def settings(self) -> dict[str, str | int | float | None]:
         """Everything that the result depends on."""
-        return {"name": f"dis-{self.preset}", "preset": self.preset, "max_size": self.max_size}
+        return {"name": f"dis-{self.preset}", "preset": self.preset, "max_size": self.max_size, **self.changes}
 
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
         """Flow at the working size, see `FlowEstimator.estimate`."""
@@ -68,7 +97,10 @@ class DIS(FlowEstimator):
         return self._native
 
     def _create(self) -> Any:
-        return cv2.DISOpticalFlow.create(PRESETS[self.preset])
+        native = cv2.DISOpticalFlow.create(PRESETS[self.preset])
+        for name, value in self.changes.items():
+            _SETTERS[name](native, value)
+        return native
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_native": None, "_process": 0}
