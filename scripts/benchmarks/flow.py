@@ -1,4 +1,4 @@
-"""Measures optical flow: drawing it against torchvision, reading it, estimating it, and how well it explains frames.
+"""Measures optical flow: drawing it against torchvision, reading it, estimating it, its errors, what it explains.
 
     python scripts/benchmarks/flow.py                                       # on drawn frames
     python scripts/benchmarks/flow.py --davis <DAVIS> --raft <weights>      # on real ones, with RAFT-small
@@ -6,7 +6,8 @@
 All in one run, the methods in turn, medians of the rounds, so that whatever else the machine does hits all of them.
 ``--raft`` takes ``raft-small.pth`` of RAFT's authors or torchvision's file; without it RAFT is timed on random weights,
 which are as fast. The photometric error is the mean absolute difference of levels between a frame and the next one
-fetched along the flow; pixels that leave the frame count, too.
+fetched along the flow; pixels that leave the frame count, too. The error on procedural clips is the mean length of the
+difference to their exact flow, at most `LARGE` a pixel, over frames and over all that is near an object's outline.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ import torch
 from torchvision.models.optical_flow import raft_small
 from torchvision.utils import flow_to_image
 
+from maskvos.data.synthetic import generate_clip
 from maskvos.flow.base import FlowEstimator, pair_flow
 from maskvos.flow.codec import flow_to_rgb, flow_to_rgb_tensor, read_flow, write_flow
 from maskvos.flow.dis import DIS, PRESETS
 from maskvos.flow.raft import RAFT
 
 HEIGHT, WIDTH = 480, 854
+CLIP_SIZE = (252, 448)
+NEAR = 6  # pixels from the outline
+LARGE = 20.0  # pixels: flow that is lost is lost
+FINE = DIS(finest_scale=0, patch_stride=5, refinements=10, smoothness=60.0)
+"""What ``experiment=light`` has."""
 
 
 def medians(methods: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -135,6 +142,26 @@ def explain_frames(estimators: dict[str, FlowEstimator], pairs: dict[str, tuple[
     print(f"{'mean':20}" + "".join(f"{np.mean(values):14.2f}" for values in means.values()))
 
 
+def errors_on_clips(estimators: dict[str, FlowEstimator], clips: int) -> None:
+    """Errors against the exact flow of procedural clips, and milliseconds of this process a pair."""
+    square = np.ones((3, 3), np.uint8)
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in estimators}
+    for seed in range(clips):
+        clip = generate_clip(seed, 3, CLIP_SIZE)
+        mask = clip.mask[1]
+        near = cv2.dilate(mask, square, iterations=NEAR) > cv2.erode(mask, square, iterations=NEAR)
+        for name, estimator in estimators.items():
+            begin = time.process_time()
+            flow = pair_flow(clip.rgb[1], clip.rgb[2], estimator)
+            spent = time.process_time() - begin
+            error = np.linalg.norm(flow - clip.flow[1], axis=2).clip(max=LARGE)
+            if near.any():
+                rows[name].append((float(error.mean()), float(error[near].mean()), 1e3 * spent))
+    print(f"\n{'error on clips':20}{'all':>10}{'outline':>10}{'ms':>10}")
+    for name, values in rows.items():
+        print(f"{name:20}{''.join(f'{value:10.2f}' for value in np.mean(values, 0))}")
+
+
 def main() -> None:
     """Run every measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,12 +170,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--raft-rounds", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=8, help="real pairs to explain")
+    parser.add_argument("--clips", type=int, default=100, help="procedural clips to measure errors on")
     arguments = parser.parse_args()
     first, second = drawn_pair()
     flow = pair_flow(first, second, DIS())
     time_drawing(flow, arguments.rounds)
     time_reading(flow, arguments.rounds)
-    dis = {f"dis {preset}": DIS(preset) for preset in PRESETS}
+    dis = {**{f"dis {preset}": DIS(preset) for preset in PRESETS}, "dis fine": FINE}
     time_estimating(dis, first, second, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         weights = arguments.raft or Path(folder) / "random.pth"
@@ -156,8 +184,9 @@ def main() -> None:
             torch.save(raft_small().state_dict(), weights)
         raft = RAFT("small", weights)
         time_estimating({"raft small": raft}, first, second, arguments.raft_rounds)
+    known = {**dis, **({"raft small": raft} if arguments.raft else {})}
+    errors_on_clips(known, arguments.clips)
     if arguments.davis is not None:
-        known = {**dis, **({"raft small": raft} if arguments.raft else {})}
         explain_frames(known, real_pairs(arguments.davis, arguments.pairs))
 
 
