@@ -65,11 +65,22 @@ def test_smoother_flow_has_fewer_steps_within_what_moves_alike(texture: np.ndarr
     assert smooth < 0.8 * rough
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("finest_scale", [0, 2])
+@pytest.mark.parametrize("patch_stride", [1, 8])
+def test_any_size_works_at_the_ends_of_the_ranges(preset: str, finest_scale: int, patch_stride: int) -> None:
+    dis = DIS(preset, finest_scale=finest_scale, patch_stride=patch_stride)
+    for size in ((32, 32), (33, 500), (300, 20), (65, 64)):
+        frame = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
+        assert np.abs(pair_flow(frame, frame, dis)).max() < 0.5
+
+
 @pytest.mark.parametrize("name", NUMBERS)
-def test_every_number_changes_flow_and_fingerprint_and_has_a_least_value(texture: np.ndarray, name: str) -> None:
+def test_every_number_changes_flow_and_fingerprint_and_has_a_range(texture: np.ndarray, name: str) -> None:
     second = np.roll(texture, (2, 3), (0, 1))[:, ::-1].copy()
     changed = DIS(**{name: NUMBERS[name]})
     assert np.abs(pair_flow(texture, second, changed) - pair_flow(texture, second, DIS())).max() > 0
     assert changed.fingerprint != DIS().fingerprint
-    with pytest.raises(UserError, match=f"flow.estimator.{name}=-1: at least "):
-        DIS(**{name: -1})
+    for value in (-1, 10**7):
+        with pytest.raises(UserError, match=f"flow.estimator.{name}={value}: from .* to "):
+            DIS(**{name: value})

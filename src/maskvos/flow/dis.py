@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -19,13 +20,14 @@ PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
-_SETTERS = {
+_SETTERS: dict[str, Callable[..., None]] = {
     "finest_scale": cv2.DISOpticalFlow.setFinestScale,
     "patch_stride": cv2.DISOpticalFlow.setPatchStride,
     "refinements": cv2.DISOpticalFlow.setVariationalRefinementIterations,
     "smoothness": cv2.DISOpticalFlow.setVariationalRefinementAlpha,
 }
-_LEAST = {"finest_scale": 0, "patch_stride": 1, "refinements": 0, "smoothness": 0.01}
+# Beyond, OpenCV reads memory that is not its own: patches are 8 pixels wide, and frames of 32 halved twice are, too.
+_RANGES = {"finest_scale": (0, 2), "patch_stride": (1, 8), "refinements": (0, 1000), "smoothness": (0.01, 1e6)}
 # OpenCV's object lets earlier calls shine through on frames of some 40 pixels; below this side each pair gets its own.
 _FORGETFUL = 64
 
@@ -38,10 +40,10 @@ class DIS(FlowEstimator):
     Args:
         preset: ``ultrafast``, ``fast`` or ``medium`` (finest); what is None below is as it has it.
         max_size: See `FlowEstimator`.
-        finest_scale: Where the search ends: at frames halved so many times, 0 and up.
-        patch_stride: Pixels between patches, 1 and up.
-        refinements: Iterations of the variational refinement (Brox et al., ECCV 2004) at each scale, 0 and up.
-        smoothness: Weight of smoothness in that refinement, above 0; the presets have 20.
+        finest_scale: Where the search ends: at frames halved so many times, 0 to 2 (``medium``: 1).
+        patch_stride: Pixels between patches, 1 to 8 (``medium``: 3).
+        refinements: Iterations of the variational refinement (Brox et al., ECCV 2004) at each scale (``medium``: 5).
+        smoothness: Weight of smoothness in that refinement (all presets: 20).
 
     Raises:
         UserError: The preset is not known, or a number is out of its range.
@@ -68,8 +70,11 @@ class DIS(FlowEstimator):
         self.preset = preset
         self.changes = {name: value for name, value in numbers.items() if value is not None}
         for name, value in self.changes.items():
-            if value < _LEAST[name]:
-                raise UserError(f"flow.estimator.{name}={value}: at least {_LEAST[name]}, or null for the preset's own")
+            least, most = _RANGES[name]
+            if not least <= value <= most:
+                raise UserError(
+                    f"flow.estimator.{name}={value}: from {least} to {most:g}, or null for the preset's own"
+                )
         self._native: Any = None
         self._process = 0
 
