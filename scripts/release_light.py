@@ -1,6 +1,6 @@
-"""Train the weights that come with the package from nothing, in the seven trainings that made them.
+"""Train the weights that come with the package from nothing, in the six trainings that made them.
 
-    python scripts/release_light.py --data <folder with DAVIS/> --output release     # some seven hours on two cores
+    python scripts/release_light.py --data <folder with DAVIS/> --output release     # some six hours on two cores
     python scripts/release_light.py --data ... --output ... trainer.precision=32-true      # any setting of the project
 
 Each training starts from the weights of the one before. What is finished is left as it is, and an interrupted training
@@ -20,11 +20,10 @@ from maskvos.models.checkpoint import read_checkpoint
 from train_light import write_weights
 
 # The experiment's own settings are those of the last training.
-_MEDIUM = [f"flow.estimator.{name}=null" for name in ("finest_scale", "patch_stride", "refinements", "smoothness")]
-_PLAIN = ["data.paste=0.3", "data.flow_pairs=null", *_MEDIUM]
+_PLAIN = ["data.paste=0.3", "data.flow_pairs=null"]
+_AVERAGED = "train.ema=0.999"
 _MANY_CLIPS = "data.train.parts.1.clips=2400"
-_LONG = [_MANY_CLIPS, "train.ema=0.999", *_MEDIUM]
-_ALL = ["data.train.parts.0.hold_out=[]", "trainer.limit_val_batches=0", "callbacks.best=null"]
+_UNSEEN = ["trainer.limit_val_batches=0", "callbacks.best=null"]
 _PALE = [
     "augment.colours.brightness=[0.8,1.2]",
     "augment.colours.contrast=[0.8,1.2]",
@@ -41,12 +40,11 @@ def _validate(steps: int) -> str:
 TRAININGS = {
     "1": ["data.scales=[0.75]", "optim.lr=1e-3", "trainer.max_steps=5200", *_PLAIN, *_PALE],
     "2": ["data.scales=null", "optim.lr=3e-4", "trainer.max_steps=1300", _validate(400), *_PLAIN, *_PALE],
-    "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _validate(1000), *_LONG, "data.flow_pairs=null"],
-    "4": ["optim.lr=5e-4", "trainer.max_steps=2400", _validate(750), *_LONG],
-    "5": ["optim.lr=6e-4", "trainer.max_steps=4000", _validate(750), *_LONG],
+    "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _validate(1000), _MANY_CLIPS, _AVERAGED, "data.flow_pairs=null"],
+    "4": ["optim.lr=5e-4", "trainer.max_steps=2400", _validate(750), _MANY_CLIPS, _AVERAGED],
+    "5": ["optim.lr=6e-4", "trainer.max_steps=4000", _validate(750), _MANY_CLIPS, _AVERAGED],
     # All sequences, now that the settings are known: nothing is left to validate on.
-    "6": ["optim.lr=5e-4", "trainer.max_steps=3000", _MANY_CLIPS, *_MEDIUM, *_ALL],
-    "7": ["optim.lr=5e-4", "trainer.max_steps=3000", _MANY_CLIPS, *_ALL],
+    "6": ["optim.lr=5e-4", "trainer.max_steps=3000", _MANY_CLIPS, "data.train.parts.0.hold_out=[]", *_UNSEEN],
 }
 
 

@@ -108,12 +108,11 @@ def test_the_released_training_uses_settings_that_there_are(monkeypatch: pytest.
     release = importlib.import_module("release_light")
     options = argparse.Namespace(output=Path("out"), data=Path("data"), settings=["data.batch_size=2"])
     composed = [compose(release.command(number, options)) for number in release.TRAININGS]
-    assert [cfg.init_from for cfg in composed] == [None, *(f"out/{n}/checkpoints/last.ckpt" for n in "123456")]
+    assert [cfg.init_from for cfg in composed] == [None, *(f"out/{n}/checkpoints/last.ckpt" for n in "12345")]
     assert all(cfg.data.batch_size == 2 for cfg in composed)
     # Those of the last one are the experiment's own, which the released weights tell.
     own = compose(["+experiment=light"])
     assert (composed[-1].augment, composed[-1].train) == (own.augment, own.train)
-    assert composed[-1].flow.estimator == own.flow.estimator
 
 
 def test_the_table_uses_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

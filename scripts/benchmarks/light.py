@@ -36,8 +36,7 @@ _WIDE_COLOURS = {"brightness": "[0.7,1.3]", "contrast": "[0.7,1.3]", "saturation
 _WIDE = {"area": "[0.01,0.5]", "speed": "[0.002,0.06]", "distractors": 6, "follow": 0.6, "occluders": 0.4, "stop": 0.3}
 _WIDE |= {"leave": 0.15, "camouflage": 0.3, "shadow": 0.5, "ripple": 0.3}
 _RAFT = "flow by RAFT-small"
-# The experiment has finer and smoother flow by now; here that is a row among others, which have the preset's.
-_MEDIUM = [f"flow.estimator.{name}=null" for name in ("finest_scale", "patch_stride", "refinements", "smoothness")]
+_FINE = {"finest_scale": 0, "patch_stride": 5, "refinements": 10, "smoothness": 60}
 _PAIRS = ",".join(
     f"{{direction: {direction}, gap: {gap}}}"
     for direction, gap in [("backward", 1), ("forward", 2), ("backward", 2), ("forward", 3), ("backward", 3)]
@@ -61,13 +60,11 @@ VARIANTS = {
     "wider colours": [f"augment.colours.{name}={reach}" for name, reach in _WIDE_COLOURS.items()],
     "averaged weights": ["train.ema=0.99"],
     "wider clips": [_style(**_WIDE)],
-}
-VARIANTS = {name: [*_MEDIUM, *changes] for name, changes in VARIANTS.items()} | {
     _RAFT: ["flow=raft_small"],
-    "smoother flow": [*_MEDIUM[:2], "flow.estimator.refinements=15"],
-    "finer and smoother flow": [],
+    "smoother flow": ["flow.estimator.refinements=15", "flow.estimator.smoothness=60"],
+    "finer and smoother flow": [f"flow.estimator.{name}={value}" for name, value in _FINE.items()],
 }
-"""What is trained, and how it differs from the experiment; the first row is what the others are compared with."""
+"""What is trained, and how it differs from the first row."""
 
 SHORT = [
     *("data.flow_pairs=null", "data.scales=[0.75]", "data.paste=0.3"),
