@@ -53,7 +53,10 @@ def test_a_file_of_the_users_own_goes_before_a_name(
     assert bundled.find("light") == folder / "light.safetensors"
     assert bundled.find("heavy") is None
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "light").mkdir()
+    (tmp_path / "light").mkdir()  # of frames, or whatever else somebody calls so
+    assert bundled.find("light") == folder / "light.safetensors"
+    (tmp_path / "light").rmdir()
+    (tmp_path / "light").touch()
     assert bundled.find("light") is None
 
 

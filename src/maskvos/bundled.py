@@ -25,8 +25,8 @@ def names() -> list[str]:
 
 
 def find(wanted: str) -> Path | None:
-    """The file of bundled weights, or None where ``wanted`` is no name of such, or a path of the user's own."""
-    return FOLDER / f"{wanted}.safetensors" if wanted in names() and not Path(wanted).exists() else None
+    """The file of bundled weights, or None where ``wanted`` is no name of such, or a file of the user's own."""
+    return FOLDER / f"{wanted}.safetensors" if wanted in names() and not Path(wanted).is_file() else None
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
