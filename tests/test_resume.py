@@ -141,7 +141,8 @@ def test_a_killed_training_goes_on_exactly(whole: Path, data: Path, tmp_path: Pa
         [sys.executable, "-m", "maskvos.run", *SMALL, *places, *slow, f"hydra.run.dir={folder}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        # As many threads as here: another number adds in another order.
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     deadline = time.time() + 120
     while not (last(folder).exists() and load(folder)["global_step"] >= 6) and time.time() < deadline:
