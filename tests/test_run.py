@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from maskvos.data.video_io import VideoWriter, read_image, read_video
 from maskvos.errors import UserError
-from maskvos.run import build, compose, run
+from maskvos.run import build, build_trainer, compose, run
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def checkpoint(cfg: DictConfig, name: str = "best") -> Path:
 
 
 def smoke(data: Path, folder: Path, *overrides: str) -> DictConfig:
-    quiet = ["trainer.enable_progress_bar=false", "callbacks.progress=null", "data.num_workers=0"]
+    quiet = ["trainer.enable_progress_bar=false", "data.num_workers=0"]
     return compose(["+experiment=smoke", f"paths.data={data}", *quiet, *overrides], folder)
 
 
@@ -60,6 +60,13 @@ def test_training_returns_metrics_and_leaves_checkpoints(trained) -> None:
     with (Path(cfg.paths.run) / "csv" / "train" / "metrics.csv").open() as file:
         assert any(row.get("val/jf") for row in csv.DictReader(file))
     assert list((Path(cfg.paths.run) / "panels").glob("*.png"))
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_one_setting_is_enough_to_be_without_a_progress_bar(data: Path, tmp_path: Path, shown: bool) -> None:
+    overrides = ["+experiment=smoke", f"paths.data={data}", f"trainer.enable_progress_bar={shown}"]
+    trainer = build_trainer(compose(overrides, tmp_path))
+    assert any(isinstance(callback, ProgressBar) for callback in trainer.callbacks) is shown
 
 
 def test_test_task_scores_every_frame(trained, data: Path, tmp_path: Path) -> None:

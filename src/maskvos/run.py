@@ -29,7 +29,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -127,6 +127,8 @@ def build_trainer(cfg: DictConfig, extra: Sequence[pl.Callback] = (), logged: bo
     callbacks = [build(node) for node in cfg.callbacks.values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     trainer = build(cfg.trainer, callbacks=[*extra, *callbacks], logger=loggers or False)
     for logger in trainer.loggers:
         logger.log_hyperparams({**plain(cfg), "version": __version__, "git": git_commit()})
