@@ -222,6 +222,14 @@ def test_a_bare_name_means_the_runs_own_folder_and_then_the_newest(tmp_path: Pat
     assert find_checkpoint("some/last.ckpt", tmp_path, tmp_path) == Path("some/last.ckpt")
 
 
+def test_a_folder_where_one_works_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "last").mkdir()
+    last(tmp_path / "a").parent.mkdir(parents=True)
+    last(tmp_path / "a").touch()
+    assert find_checkpoint("last", tmp_path / "b", tmp_path) == last(tmp_path / "a")
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("lihgt", "light"), ("bset", "best"), ("lst", "last")])
 def test_a_mistyped_name_gets_the_nearest_of_the_package_and_of_the_runs(
     tmp_path: Path, typed: str, meant: str

@@ -93,7 +93,7 @@ def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path, settin
         UserError: There is no checkpoint of that name.
     """
     path = Path(wanted)
-    if path.suffix or len(path.parts) > 1 or path.exists():
+    if path.suffix or len(path.parts) > 1 or path.is_file():
         return path
     own = Path(run) / "checkpoints" / f"{wanted}.ckpt"
     if own.is_file():

@@ -81,6 +81,12 @@ def test_every_number_changes_flow_and_fingerprint_and_has_a_range(texture: np.n
     changed = DIS(**{name: NUMBERS[name]})
     assert np.abs(pair_flow(texture, second, changed) - pair_flow(texture, second, DIS())).max() > 0
     assert changed.fingerprint != DIS().fingerprint
-    for value in (-1, 10**7):
-        with pytest.raises(UserError, match=f"flow.estimator.{name}={value}: from .* to "):
+    for value in (-1, 10**7, "abc", float("nan")):
+        with pytest.raises(UserError, match=f"flow.estimator.{name}={value}: a .*number from .* to "):
             DIS(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["finest_scale", "patch_stride", "refinements"])
+def test_what_is_counted_is_whole(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}=1.5: a whole number"):
+        DIS(**{name: 1.5})

@@ -405,6 +405,7 @@ def test_forward_never_waits_for_the_device(build: Callable[..., nn.Module]) -> 
         network.segment(rgb, flow)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            network.segment(rgb, flow)
+            logits = network.segment(rgb, flow)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+    assert logits.isfinite().all()

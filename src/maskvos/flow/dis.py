@@ -71,9 +71,11 @@ class DIS(FlowEstimator):
         self.changes = {name: value for name, value in numbers.items() if value is not None}
         for name, value in self.changes.items():
             least, most = _RANGES[name]
-            if not least <= value <= most:
+            kind = float if name == "smoothness" else int
+            if not isinstance(value, (int, kind)) or not least <= value <= most:
+                what = "a number" if kind is float else "a whole number"
                 raise UserError(
-                    f"flow.estimator.{name}={value}: from {least} to {most:g}, or null for the preset's own"
+                    f"flow.estimator.{name}={value}: {what} from {least} to {most:g}, or null for the preset's own"
                 )
         self._native: Any = None
         self._process = 0
