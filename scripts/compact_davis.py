@@ -18,8 +18,8 @@ import numpy as np
 from maskvos.data.dataset import read_mask
 from maskvos.data.datasets.davis import davis
 from maskvos.data.transforms import resize_image
-from maskvos.data.video_io import read_image
-from maskvos.files import write_bytes
+from maskvos.media.files import write_bytes
+from maskvos.media.video import read_image
 from maskvos.types import Frame
 
 

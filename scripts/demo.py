@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maskvos.data.video_io import read_image, write_image
-from maskvos.draw import contact_sheet
 from maskvos.flow.codec import flow_to_rgb
+from maskvos.media.draw import contact_sheet
+from maskvos.media.video import read_image, write_image
 from maskvos.metrics.functional import jaccard
 from maskvos.run import build, compose, run
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from maskvos.data.synthetic import Clip, generate_clip
-from maskvos.data.video_io import write_image
-from maskvos.draw import contact_sheet, draw_overlay
 from maskvos.flow.base import pair_flow
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.flow.dis import DIS
+from maskvos.media.draw import contact_sheet, draw_overlay
+from maskvos.media.video import write_image
 from maskvos.run import build, compose
+from maskvos.synthetic.clips import Clip, generate_clip
 
 SIZE = (240, 400)
 SEEDS = (6, 18, 26)

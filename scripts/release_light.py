@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from maskvos.errors import UserError
-from maskvos.models.checkpoint import read_checkpoint
+from maskvos.models.state_dict import read_checkpoint
 from train_light import write_weights
 
 # The experiment's own settings are those of the last training.

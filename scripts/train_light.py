@@ -28,12 +28,13 @@ from typing import Any
 
 import torch
 
-from maskvos import __version__, bundled
+from maskvos import __version__
 from maskvos.errors import UserError
-from maskvos.files import write_bytes
-from maskvos.loggers import git_commit
-from maskvos.models.checkpoint import read_checkpoint, tensors_of
+from maskvos.media.files import write_bytes
+from maskvos.models.state_dict import read_checkpoint, tensors_of
 from maskvos.run import compose, run
+from maskvos.training.loggers import git_commit
+from maskvos.weights import bundled
 
 PART = 16 * 1000 * 1000
 MANIFEST = "parts.json"

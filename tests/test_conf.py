@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskvos.data.transforms import HorizontalFlip
 from maskvos.run import CONF, build, compose, explain
-from maskvos.training import Training
+from maskvos.training.options import Training
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "local"))
 MEMBERS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -67,13 +67,13 @@ def test_the_recipe_is_the_published_one(name: str, data: str, protocol: str) ->
     cfg = compose([f"+experiment={name}"])
     optim = {"_target_": "torch.optim.AdamW", "lr": 6e-5, "betas": [0.9, 0.999], "weight_decay": 0.01}
     assert optim.items() <= cast(dict[str, object], OmegaConf.to_container(cfg.optim)).items()
-    assert cfg.loss == {"_target_": "maskvos.models.losses.BCE"}
+    assert cfg.loss == {"_target_": "maskvos.training.losses.BCE"}
     assert (cfg.data.size, cfg.data.batch_size, cfg.data.train._target_.rpartition("datasets.")[2]) == (
         [512] * 2,
         4,
         data,
     )
-    assert (cfg.schedule._target_, cfg.protocol.name) == ("maskvos.schedules.constant", protocol)
+    assert (cfg.schedule._target_, cfg.protocol.name) == ("maskvos.training.schedules.constant", protocol)
     mirror, *colours = build(cfg.augment.transforms)
     assert (type(mirror), mirror.p) == (HorizontalFlip, 0.5)
     assert all(isinstance(colour, A.ImageOnlyTransform) and colour.p == 0.5 for colour in colours)

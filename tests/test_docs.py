@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from fakes import mask, write_frame, write_mask
-from maskvos import __version__, bundled
+from maskvos import __version__
 from maskvos.run import CONF, TASKS, compose, run
+from maskvos.weights import bundled
 from pages import FILES, ROOT, anchors, blocks, code, commands, links, overrides
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}

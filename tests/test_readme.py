@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from fakes import DAVIS_SPLITS, write_davis, write_fbms, write_folder, write_youtube_vos
-from maskvos import bundled
-from maskvos.data.video_io import VideoWriter
+from maskvos.media.video import VideoWriter
 from maskvos.run import compose, run
+from maskvos.weights import bundled
 from pages import ROOT, blocks, commands
 
 README = (ROOT / "README.md").read_text()

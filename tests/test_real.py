@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from maskvos.data.datasets.davis import davis
-from maskvos.data.video_io import VideoWriter, probe, read_image
+from maskvos.media.video import VideoWriter, probe, read_image
 from maskvos.run import compose, run
 
 pytestmark = pytest.mark.shared

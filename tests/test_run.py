@@ -17,8 +17,8 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
-from maskvos.data.video_io import VideoWriter, read_image, read_video
 from maskvos.errors import UserError
+from maskvos.media.video import VideoWriter, read_image, read_video
 from maskvos.run import build, build_trainer, compose, run
 
 

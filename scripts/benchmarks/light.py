@@ -22,13 +22,13 @@ import numpy as np
 from learning import constant_mask, flow_magnitude
 
 from maskvos.data.datasets.davis import davis
-from maskvos.files import write_bytes
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
+from maskvos.media.files import write_bytes
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.reading import read_truth
 from maskvos.metrics.video import VideoMetric
-from maskvos.sweep import RESULT
+from maskvos.reports.sweep import RESULT
 from maskvos.types import Video
 
 FOLDS = 3

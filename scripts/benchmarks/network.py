@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from stock import Stock
 
-from maskvos.benchmark import (
+from maskvos.benchmark.measure import (
     VARIANTS,
     Segment,
     Setting,
@@ -31,7 +31,7 @@ from maskvos.benchmark import (
     use_threads,
 )
 from maskvos.models.network import MaskVOS
-from maskvos.models.weights import original_network
+from maskvos.weights.original import original_network
 
 NAMES = ["stock", *(f"{prefix}{name}" for prefix in ("", "bf16-") for name in VARIANTS)]
 

@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from maskvos.benchmark import Setting, describe, synchronise
+from maskvos.benchmark.measure import Setting, describe, synchronise
 from maskvos.run import build, build_system, build_trainer, compose
-from maskvos.system import SegmentationSystem, parameter_groups
+from maskvos.training.module import SegmentationSystem, parameter_groups
 from maskvos.types import Batch
 
 VARIANTS = {

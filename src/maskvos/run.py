@@ -33,24 +33,26 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskvos import __version__, bundled, prompt
-from maskvos.benchmark import benchmark as measure_speed
-from maskvos.comparison import compare, read_runs, table
+from maskvos import __version__
+from maskvos.benchmark.measure import benchmark as measure_speed
+from maskvos.cli import hints as prompt
+from maskvos.cli.hints import check_flags, check_values
 from maskvos.data.check import check as check_data
-from maskvos.ema import EMA
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
-from maskvos.loggers import CsvLogger, git_commit
 from maskvos.metrics import evaluate_folder
-from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
-from maskvos.models.export import ExportedNetwork, suffix_of
-from maskvos.models.export import export as write_exported
 from maskvos.models.network import MaskVOS
-from maskvos.prompt import check_flags, check_values
-from maskvos.report import about_run, saved_masks, write_report
-from maskvos.resume import WANDB_ID, changed_settings, find_checkpoint, previous
-from maskvos.sweep import write_result, write_sweep
-from maskvos.system import SegmentationSystem
+from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
+from maskvos.reports.comparison import compare, read_runs, table
+from maskvos.reports.report import about_run, saved_masks, write_report
+from maskvos.reports.sweep import write_result, write_sweep
+from maskvos.training.ema import EMA
+from maskvos.training.loggers import CsvLogger, git_commit
+from maskvos.training.module import SegmentationSystem
+from maskvos.training.resume import WANDB_ID, changed_settings, find_checkpoint, previous
+from maskvos.weights import bundled
+from maskvos.weights.export import ExportedNetwork, suffix_of
+from maskvos.weights.export import export as write_exported
 
 log = logging.getLogger(__name__)
 # Lightning's use of torch's internals, of no concern to whoever trains.

@@ -15,8 +15,8 @@ import fakes
 from maskvos.data.datamodule import VideoDataModule
 from maskvos.data.dataset import FrameDataset, read_mask
 from maskvos.data.transforms import Transform
-from maskvos.data.video_io import read_image
 from maskvos.errors import UserError
+from maskvos.media.video import read_image
 from maskvos.types import Video
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

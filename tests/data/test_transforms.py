@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskvos.data.synthetic import Style, generate_clip
 from maskvos.data.transforms import (
     FlowDropout,
     FlowNoise,
@@ -22,6 +21,7 @@ from maskvos.data.transforms import (
     resize_flow,
 )
 from maskvos.errors import UserError
+from maskvos.synthetic.clips import Style, generate_clip
 
 SIZE = (96, 128)
 

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flow.conftest import Difference, numbered_frame
 from maskvos.errors import UserError
 from maskvos.flow.base import FlowEstimator, check_direction, pair_flow, partner, stream_flow
-
-from .conftest import Difference, numbered_frame
 
 directions = st.sampled_from(("forward", "backward"))
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from flow.conftest import Difference, numbered_frame, write_rgb
 from maskvos.errors import UserError
 from maskvos.flow.base import stream_flow
 from maskvos.flow.codec import flow_to_rgb, write_flow
@@ -23,8 +24,6 @@ from maskvos.flow.compute import compute_flows
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
 from maskvos.types import Frame, Video
-
-from .conftest import Difference, numbered_frame, write_rgb
 
 MakeVideo = Callable[..., Video]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskvos.models.export import ExportedNetwork, export
 from maskvos.models.inputs import CompensatedInputs, InputEncoder
 from maskvos.run import build_system, compose
+from maskvos.weights.export import ExportedNetwork, export
 
 
 def camera(height: int, width: int, seed: int = 0) -> Tensor:

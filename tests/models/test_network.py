@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpu import stand_in_gpu
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
-from maskvos.models.fuse import fold_batch_norms
+from maskvos.models.folding import fold_batch_norms
 from maskvos.models.network import MaskVOS, build_network
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
@@ -60,7 +60,7 @@ def test_a_frame_does_not_depend_on_its_batch(build: Callable[..., nn.Module], b
 
 
 def test_a_clip_of_the_original_does_not_depend_on_its_batch(original_state: dict[str, Tensor]) -> None:
-    from maskvos.models.weights import from_original
+    from maskvos.weights.original import from_original
 
     network = from_original(original_state)
     generator = torch.Generator().manual_seed(0)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskvos.benchmark import added_memory
-from maskvos.models.weights import from_original, original_network
+from maskvos.benchmark.measure import added_memory
+from maskvos.weights.original import from_original, original_network
 
 
 @pytest.fixture(scope="module")

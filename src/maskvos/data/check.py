@@ -17,10 +17,10 @@ from rich.progress import track
 
 from maskvos.data.dataset import read_mask
 from maskvos.data.datasets.listing import ExtraDataWarning, ListingError
-from maskvos.data.video_io import read_image
 from maskvos.errors import UserError
 from maskvos.flow.codec import read_flow
 from maskvos.flow.store import FlowStore
+from maskvos.media.video import read_image
 from maskvos.types import Frame, Video
 
 PARTS = ("train", "val", "test")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from maskvos.data.transforms import Transform
-from maskvos.data.video_io import read_image, read_video
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
+from maskvos.media.video import read_image, read_video
 from maskvos.metrics.reading import read_truth
 from maskvos.types import Batch, Frame, MaskRule, Sample, Video
 

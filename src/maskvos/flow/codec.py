@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskvos.errors import UserError
-from maskvos.files import write_bytes
+from maskvos.media.files import write_bytes
 
 FLOW_SUFFIXES = (".flo", ".png", ".jpg", ".jpeg")
 """Endings that `read_flow` understands."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
-from maskvos.files import read_image, write_bytes
 from maskvos.flow.base import FlowEstimator, batch_flow, check_direction, partner, stream_flow
 from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow, write_flow_picture
+from maskvos.media.files import read_image, write_bytes
 from maskvos.types import Frame, Video
 
 FORMATS = ("png", "flo")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maskvos.errors import UserError
-from maskvos.files import write_bytes
+from maskvos.media.files import write_bytes
 
 TITLES = {
     "jf": "J&F-Mean",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
-from maskvos.models.fuse import FusedHead, fold_batch_norms
+from maskvos.models.folding import FusedHead, fold_batch_norms
 from maskvos.models.fusion import Fusion
 from maskvos.models.head import MapProjections, SegFormerHead
 from maskvos.models.inputs import InputEncoder

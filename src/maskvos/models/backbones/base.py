@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from maskvos.errors import UserError
-from maskvos.models.checkpoint import load_state, read_checkpoint, tensors_of
+from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
 
 
 class Backbone(nn.Module):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.hub import quick_hub
-from maskvos.models.checkpoint import read_checkpoint
 from maskvos.models.layers import Linear, maps, run, tokens
+from maskvos.models.state_dict import read_checkpoint
 
 # Widths and depths of the paper's table 6; heads, reduction and expansion are the same for all.
 _VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {

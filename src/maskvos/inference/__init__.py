@@ -1,0 +1,1 @@
+"""Segmenting videos: engines, the prediction pipeline, and what is written."""

@@ -1,0 +1,1 @@
+"""Files, images and movies, in and out: streamed, decoded upright, written atomically."""

@@ -1,0 +1,1 @@
+"""Reports, plots, comparisons and sweep tables."""

@@ -1,0 +1,1 @@
+"""Procedural clips with exact masks and optical flow."""

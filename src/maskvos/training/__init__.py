@@ -1,0 +1,1 @@
+"""Training: the LightningModule, losses, optimiser, schedules, EMA, resume, loggers and callbacks."""

@@ -1,0 +1,1 @@
+"""Weights on disk: the bundled ones, checkpoints, and exported networks."""

@@ -1,0 +1,130 @@
+"""Published checkpoints of the original network into this one.
+
+Everything is read by `checkpoint.read_checkpoint`, so no file can run code. Layouts of pretrained encoders are known to
+the backbones themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from maskvos.errors import UserError
+from maskvos.models.backbones.swin import Swin
+from maskvos.models.fusion import ConcatFusion
+from maskvos.models.head import SegFormerHead
+from maskvos.models.network import MaskVOS, build_network
+from maskvos.models.pixel_decoder import DeformablePixelDecoder
+from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
+from maskvos.models.transformer_decoder import MaskedTransformerDecoder
+
+__all__ = ["from_original", "load_original", "load_state", "original_network", "read_checkpoint", "translate_original"]
+
+_PIXEL = r"mask2former\.sem_seg_head\.pixel_decoder\."
+_QUERY = r"mask2former\.sem_seg_head\.predictor\."
+
+# The original's names and ours; the first pattern that matches is used. Indices of some lists start at 1 there.
+_NAMES: tuple[tuple[str, str], ...] = (
+    (r"backbone_x\.(.+)", r"rgb_encoder.\1"),
+    (r"backbone_y\.(.+)", r"flow_encoder.\1"),
+    (r"project(\d)\.(.+)", r"fusion.projections.<\1>.\2"),
+    (_PIXEL + r"input_proj\.(.+)", r"pixel_decoder.input_projections.\1"),
+    (_PIXEL + r"transformer\.level_embed", r"pixel_decoder.level_embed"),
+    (_PIXEL + r"transformer\.encoder\.layers\.(\d)\.self_attn\.(.+)", r"pixel_decoder.layers.\1.attention.\2"),
+    (_PIXEL + r"transformer\.encoder\.layers\.(\d)\.(.+)", r"pixel_decoder.layers.\1.\2"),
+    (_PIXEL + r"mask_features\.(.+)", r"pixel_decoder.mask_features.\1"),
+    (_PIXEL + r"adapter_1\.(.+)", r"pixel_decoder.lateral.\1"),
+    (_PIXEL + r"layer_1\.(.+)", r"pixel_decoder.output.\1"),
+    (
+        _QUERY + r"transformer_(self|cross)_attention_layers\.(\d)\.(?:self_attn|multihead_attn)\.(.+)",
+        r"transformer_decoder.layers.\2.\1_attention.\3",
+    ),
+    (
+        _QUERY + r"transformer_(self|cross)_attention_layers\.(\d)\.norm\.(.+)",
+        r"transformer_decoder.layers.\2.\1_norm.\3",
+    ),
+    (_QUERY + r"transformer_ffn_layers\.(\d)\.norm\.(.+)", r"transformer_decoder.layers.\1.ffn_norm.\2"),
+    (_QUERY + r"transformer_ffn_layers\.(\d)\.(.+)", r"transformer_decoder.layers.\1.\2"),
+    (_QUERY + r"decoder_norm\.(.+)", r"transformer_decoder.norm.\1"),
+    (_QUERY + r"out_embed\.(.+)", r"transformer_decoder.class_embed.\1"),
+    (_QUERY + r"((?:query_feat|query_embed|level_embed|mask_embed)\..+)", r"transformer_decoder.\1"),
+    (r"mask2former\.conv(\d)\.(.+)", r"projections.convs.<\1>.\2"),
+    (r"decode_head\.linear_c(\d)\.proj\.(.+)", r"head.linears.<\1>.\2"),
+    (r"decode_head\.linear_fuse\.conv\.(.+)", r"head.fuse.conv.\1"),
+    (r"decode_head\.linear_fuse\.bn\.(.+)", r"head.fuse.norm.\1"),
+    (r"decode_head\.linear_project\.conv\.(.+)", r"head.refine.conv.\1"),
+    (r"decode_head\.linear_project\.bn\.(.+)", r"head.refine.norm.\1"),
+    (r"decode_head\.linear_saliency_pred\.(.+)", r"head.predict.\1"),
+)
+# Made by the network itself from its window size.
+_DERIVED = re.compile(r"\.(relative_position_index|attn_mask)$")
+
+
+def translate_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the original network's tensors under this network's names.
+
+    Args:
+        state_dict: Tensors under the original's names (``backbone_x...``, ``mask2former...``, ``decode_head...``).
+
+    Returns:
+        The tensors under ours, without those that are derived from the architecture.
+
+    Raises:
+        UserError: A name is none of the original's.
+    """
+    own = {}
+    for key, value in state_dict.items():
+        if _DERIVED.search(key):
+            continue
+        for pattern, name in _NAMES:
+            match = re.fullmatch(pattern, key)
+            if match:
+                renamed = re.sub(r"<(\d)>", lambda m: str(int(m[1]) - 1), match.expand(name))
+                own[renamed] = value
+                break
+        else:
+            raise UserError(
+                f"weights: {key!r} is no tensor of the original MaskVOS network; give its checkpoint, or load this "
+                "file as one of this project's own (ckpt_path, init_from)"
+            )
+    return own
+
+
+def original_network() -> MaskVOS:
+    """The original's architecture: Swin-T in both streams, every part as published; random weights."""
+    return build_network(
+        rgb_encoder=Swin(),
+        flow_encoder=Swin(),
+        fusion=ConcatFusion,
+        pixel_decoder=DeformablePixelDecoder,
+        transformer_decoder=MaskedTransformerDecoder,
+        head=partial(SegFormerHead, width=192),
+    )
+
+
+def from_original(state_dict: Mapping[str, Tensor]) -> MaskVOS:
+    """Make the network that a checkpoint of the original describes.
+
+    Args:
+        state_dict: The 644 tensors, or the whole checkpoint ``{'epoch', 'network', 'optimizer'}``; names may be
+            prefixed ``module.``.
+
+    Returns:
+        The network in evaluation mode; ``forward(rgb, flow_rgb)`` takes normalised images.
+
+    Raises:
+        UserError: A tensor is missing, unknown or of another shape.
+    """
+    source = "the original's checkpoint"
+    network = original_network()
+    load_state(network, translate_original(tensors_of(state_dict, source)), source)
+    return network.eval()
+
+
+def load_original(path: str | Path) -> MaskVOS:
+    """`from_original` for a checkpoint file."""
+    return from_original(read_checkpoint(path))

@@ -1,0 +1,78 @@
+"""A mistake on the command line is answered with the nearest right name, or with the kind of value that is expected."""
+
+from __future__ import annotations
+
+import pytest
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from maskvos.cli.hints import FLAGS, check_flags, check_values
+from maskvos.errors import UserError
+from maskvos.run import CONF, build_trainer, compose, explain
+
+
+def check(*overrides: str) -> None:
+    """Look at overrides as the entrypoint does."""
+    groups = [override for override in overrides if (CONF / override.lstrip("+").partition("=")[0]).is_dir()]
+    check_values(overrides, *(OmegaConf.to_container(compose(chosen)) for chosen in (overrides, groups)))
+
+
+def answer(*overrides: str) -> str:
+    """What the command says to these."""
+    with pytest.raises(Exception) as error:  # noqa: PT011 - Hydra has several
+        check(*overrides)
+    return explain(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+experiment=smokey", "+experiment=smokey: there is no such experiment; did you mean 'smoke'?"),
+        ("experiment=smoke", "+experiment=<name>"),
+        ("+experimnt=smoke", "did you mean 'experiment'?"),
+        ("backbone=swin_tt", "did you mean 'swin_t'"),
+        ("bakbone=tiny", "did you mean 'backbone'?"),
+        ("bakbone.width=3", "did you mean 'backbone'?"),
+        ("flow.estimator.prest=fast", "did you mean 'flow.estimator.preset'?"),
+        ("optim.weigth_decay=1", "did you mean 'optim.weight_decay'?"),
+        ("model/fusoin=sum", "did you mean 'model.fusion'"),
+        ("model/fusion=summ", "did you mean 'sum'"),
+        ("lr=3e-4", "did you mean 'optim.lr'?"),
+        ("batch_size=4", "did you mean 'data.batch_size'?"),
+        ("~optm", "did you mean 'optim'?"),
+        ("+backbone=tiny", "backbone=<name>"),
+        ("hydra.run.dri=x", "--cfg hydra"),
+        ("optim.lr", "optim.lr=<value>"),
+        ("data.size=[64,64", "quote"),
+        ("optim.lr=abc", "a number is expected, such as optim.lr=6e-05"),
+        ("data.size=512", "a list is expected, such as 'data.size=[512,512]'"),
+        ("model.fusion=sum", "model/fusion=<name>"),
+        ("optim.lr=1e-4,1e-3", "-m sweeps over them"),
+        ("augment.colours={hu: 1}", "augment.colours: its value names something that it does not have; it has"),
+    ],
+)
+def test_mistakes_name_what_is_right(override: str, says: str) -> None:
+    assert says in answer(override)
+
+
+def test_what_may_be_right_passes() -> None:
+    check("optim.lr=1", "seed=null", "trainer.devices=auto", "backbone.pretrained=a.pth", "data.batch_size=${seed}")
+    check("optim=sgd", "+experiment=smoke", "callbacks.best=null", "+callbacks.mine._target_=mine.Mine")
+    check("+trainer.max_time=00:01:00", "input=clip.mp4", "writer.kinds=[masks]", "hydra.run.dir=here")
+
+
+def test_values_of_other_libraries_get_the_nearest() -> None:
+    with pytest.raises(Exception, match="bf15") as error:
+        build_trainer(compose(["trainer.precision=bf15"]))
+    assert explain(error.value).startswith("trainer: ")
+    assert explain(error.value).endswith("did you mean 'bf16'?")
+
+
+def test_flags() -> None:
+    known = {flag for action in get_args_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    assert set(FLAGS) == known
+    check_flags(["--help", "-m", "--multi", "--cfg", "job", "--config-dir=mine", "optim.lr=--3"])
+    with pytest.raises(UserError, match="'--help'"):
+        check_flags(["--hlp"])
+    with pytest.raises(UserError, match="without dashes"):
+        check_flags(["--lr", "3"])

@@ -1,0 +1,128 @@
+"""Several processes and several machines: torchrun, SLURM, and what is refused where it cannot run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskvos.errors import UserError
+from maskvos.run import build, build_trainer, compose, launched_as, share_folder
+
+SBATCH = Path(__file__).resolve().parents[2] / "scripts" / "train.sbatch"
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_tests_on_two_processes(tmp_path: Path) -> None:
+    small = [
+        *("+experiment=smoke", "trainer.enable_progress_bar=false", "callbacks.progress=null", "callbacks.panels=null"),
+        *("data.num_workers=0", "data.batch_size=2", "data.size=[32,64]", "trainer.max_epochs=1", "data.val.clips=1"),
+        *("data.train.clips=3", "data.train.frames=4", "data.val.frames=4", "data.test.clips=1", "data.test.frames=4"),
+        *("trainer.devices=2", "trainer.strategy=ddp", f"paths.data={tmp_path / 'data'}"),
+    ]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "maskvos.run"]
+    for task in (["task=train"], ["task=test", "ckpt_path=best"]):
+        done = subprocess.run([*run, *task, *small], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    folders = sorted((tmp_path / "runs" / "smoke").iterdir())
+    assert len(folders) == 2  # one for each task, not for each process
+    (trained,) = (folder for folder in folders if (folder / "checkpoints").is_dir())
+    assert torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    (tested,) = (folder for folder in folders if folder != trained)
+    assert 0 <= json.loads((tested / "result.json").read_text())["metrics"]["test/jf"] <= 1
+    assert (tested / "test" / "frames.csv").read_text().count("\n") == 1 + 4
+
+
+def test_processes_that_were_started_one_by_one_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched_as() is None
+    assert share_folder(["seed=1"]) == ["seed=1"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(UserError, match="--standalone"):
+        share_folder([])
+    assert share_folder(["hydra.run.dir=x"]) == ["hydra.run.dir=x"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "abc")
+    assert share_folder(["a=1"]) == ["a=1", "hydra.run.dir=${paths.runs}/${name}/job_abc"]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "17"}.items():
+        monkeypatch.setenv(name, value)
+    assert share_folder([])[-1].endswith("/job_17")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="these are told where there is no GPU")
+@pytest.mark.parametrize(
+    ("trainer", "says"), [("fsdp", "trainer=fsdp .*CUDA"), ("ddp", "trainer.accelerator=gpu"), ("gpu", "trainer=cpu")]
+)
+def test_a_trainer_without_its_hardware_says_so(trainer: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        build_trainer(compose([f"trainer={trainer}"]))
+
+
+def test_slurm_outside_of_a_job_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    with pytest.raises(UserError, match="sbatch"):
+        build_trainer(compose(["trainer=slurm", "trainer.accelerator=cpu"]))
+
+
+def test_slurm_takes_the_nodes_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NNODES", "3")
+    cfg = compose(["trainer=slurm"])
+    assert cfg.trainer.num_nodes == 3
+    environment = build(cfg.trainer.plugins[1])
+    assert environment.auto_requeue is False
+
+
+def test_fsdp_writes_checkpoints_that_every_task_reads() -> None:
+    strategy = build(compose(["trainer=fsdp"]).trainer.strategy)
+    assert strategy._state_dict_type == "full"
+
+
+def fake(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def submit(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Run the job's script with SLURM's commands replaced by such as write down what they were given."""
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}
+    command = ["bash", str(SBATCH), *overrides]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_the_job_resumes_only_what_it_has_saved_and_quotes_what_it_is_given(tmp_path: Path) -> None:
+    fake(tmp_path, "srun", 'printf "%s\\n" "$@" > given; exit 3')
+    assert submit(tmp_path, "+experiment=swin_t", "data.size=[64, 64]").wait(20) == 3
+    given = (tmp_path / "given").read_text().splitlines()
+    assert {"trainer=slurm", "trainer.devices=4", "hydra.run.dir=runs/slurm_7", "data.size=[64, 64]"} <= set(given)
+    assert "ckpt_path=last" not in given
+    checkpoint = tmp_path / "runs/slurm_7/checkpoints/last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    submit(tmp_path).wait(20)
+    given = (tmp_path / "given").read_text().splitlines()
+    assert "ckpt_path=last" in given
+    # The script's own settings are such as there are.
+    compose([setting for setting in given if "=" in setting and not setting.startswith("hydra.")])
+
+
+def test_the_job_is_saved_and_requeued_when_its_time_is_up(tmp_path: Path) -> None:
+    fake(tmp_path, "srun", "echo $$ > pid; touch started; trap 'touch saved; exit 1' TERM; while :; do sleep 0.1; done")
+    fake(tmp_path, "scancel", 'echo "$@" > cancelled; kill -TERM $(cat pid)')
+    fake(tmp_path, "scontrol", '[ -f saved ] && echo "$@" > requeued')
+    job = submit(tmp_path)
+    deadline = time.time() + 30
+    while not (tmp_path / "started").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(30) == 0
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", "7"]
+    assert (tmp_path / "cancelled").read_text().split() == ["--signal=TERM", "7.0"]

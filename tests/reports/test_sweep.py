@@ -1,0 +1,140 @@
+"""Sweeps: with every launcher and sweeper, and their table, whatever becomes of single runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+from hydra.errors import MissingConfigException
+
+from maskvos.errors import UserError
+from maskvos.reports.sweep import read_jobs, write_result, write_sweep
+from maskvos.run import compose, explain, run
+
+SMALL = [
+    *("+experiment=smoke", "trainer.enable_progress_bar=false", "callbacks.progress=null", "callbacks.panels=null"),
+    *("data.num_workers=0", "data.batch_size=2", "data.size=[32,64]", "trainer.max_epochs=1"),
+    *("data.train.clips=3", "data.train.frames=4", "data.val.clips=1", "data.val.frames=4"),
+]
+
+
+def add_run(folder: Path, name: str, *overrides: str) -> Path:
+    """A run's folder as Hydra leaves it."""
+    (folder / name / ".hydra").mkdir(parents=True)
+    (folder / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*overrides]))
+    return folder / name
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_of_what_differs_with_scores_and_failures(tmp_path: Path) -> None:
+    # Ten runs, so that the order is that of numbers.
+    for number in range(11):
+        folder = add_run(tmp_path, str(number), "+experiment=smoke", f"optim.lr={10.0**-number}")
+        if number not in (3, 4):
+            scores = {"val/jf": number / 20, "best/jf": number / 10, "train/images_per_second": 7.0, "train/loss": 1.0}
+            write_result(folder, scores, seconds=2.0)
+    write_result(tmp_path / "3", error="no, such\nthing")
+    text = write_sweep(tmp_path)
+    table = read(tmp_path)
+    assert [row["run"] for row in table] == [str(number) for number in range(11)]
+    assert [row["status"] for row in table[2:6]] == ["done", "failed", "unfinished", "done"]
+    assert list(table[0]) == ["run", "status", "optim.lr", "best/jf", "val/jf", "images_per_second", "seconds", "error"]
+    assert [float(row["best/jf"]) for row in (table[0], table[10])] == [0.0, 1.0]
+    assert table[3]["error"] == "no, such\nthing"
+    assert len(text.splitlines()) == 12
+    assert cv2.imread(str(tmp_path / "sweep.png")) is not None
+
+
+def test_a_number_that_is_none_and_a_setting_that_only_some_runs_have(tmp_path: Path) -> None:
+    write_result(add_run(tmp_path, "0", "a=1"), {"val/jf": float("nan")}, 1.0)
+    write_result(add_run(tmp_path, "1", "a=1", "~b"), {"test/j": 0.5}, 1.0)
+    write_sweep(tmp_path)
+    first, second = read(tmp_path)
+    assert (first["b"], first["val/jf"], second["val/jf"], second["test/j"]) == ("", "", "", "0.5")
+    assert "a" not in first
+    assert json.loads((tmp_path / "0" / "result.json").read_text())["metrics"]["val/jf"] is None
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_done_or_nothing_different_is_a_table_too(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        add_run(tmp_path, str(number), "a=1")
+    write_sweep(tmp_path)
+    assert [row["status"] for row in read(tmp_path)] == ["unfinished"] * count
+    assert (tmp_path / "sweep.png").is_file()
+
+
+def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run of a sweep in it"):
+        read_jobs(tmp_path)
+    with pytest.raises(UserError, match="input="):
+        run(compose(["task=sweep"], tmp_path))
+
+
+@pytest.mark.parametrize("plugin", ["hydra/launcher=joblib", "hydra/sweeper=optuna", "hydra/launcher=submitit_slurm"])
+def test_a_missing_extra_is_named_with_its_command(plugin: str) -> None:
+    group, _, name = plugin.partition("=")
+    # What Hydra raises where the plugin is not installed.
+    missing = MissingConfigException("", f"{group}/{name}", ["basic"])
+    assert "pip install 'maskvos[sweep]'" in explain(missing)
+
+
+def sweep(data: Path, folder: Path, *overrides: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, str]]]:
+    """A sweep on the command line, and its table."""
+    places = [f"paths.data={data}", f"hydra.sweep.dir={folder}"]
+    command = [sys.executable, "-m", "maskvos.run", "-m", *SMALL, *places, *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
+    return done, read(folder) if (folder / "sweep.csv").exists() else []
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_every_launcher_runs_all_and_tabulates(data: Path, tmp_path: Path, launcher: str) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    folder = tmp_path / "sweep"
+    done, table = sweep(data, folder, f"hydra/launcher={launcher}", "optim.lr=-1,1e-4", "logger=wandb")
+    assert done.returncode != 0  # one of them failed
+    assert [row["status"] for row in table] == ["failed", "done"]
+    assert "learning rate" in table[0]["error"]
+    assert 0 <= float(table[1]["best/jf"]) <= 1
+    assert float(table[1]["images_per_second"]) > 0
+    # Made again from the folder alone, it is the same.
+    before = (folder / "sweep.csv").read_text()
+    (folder / "sweep.csv").unlink()
+    run(compose(["task=sweep", f"input={folder}"], tmp_path / "again"))
+    assert (folder / "sweep.csv").read_text() == before
+
+
+@pytest.mark.slow
+def test_optuna_looks_for_the_learning_rate(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done, table = sweep(data, tmp_path / "sweep", "+sweep=optuna_lr", "hydra.sweeper.n_trials=2")
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert best["best_value"] == pytest.approx(max(float(row["best/jf"]) for row in table))
+    assert len({row["optim.lr"] for row in table}) == len(table) == 2
+
+
+@pytest.mark.slow
+def test_backbones_are_swept_as_listed(data: Path, tmp_path: Path) -> None:
+    done, table = sweep(
+        data, tmp_path / "sweep", "+sweep=backbones", "backbone=tiny,resnet18", "backbone.pretrained=false"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["backbone"] for row in table] == ["tiny", "resnet18"]

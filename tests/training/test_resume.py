@@ -1,0 +1,280 @@
+"""Checkpoints that are whole, found by name, and gone on with exactly from wherever a training was stopped."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+
+from maskvos.errors import UserError
+from maskvos.run import compose, run
+from maskvos.training.resume import WholeCheckpoints, changed_settings, find_checkpoint
+
+# Dropout draws random numbers in every step; the loss of every step is in the table.
+SMALL = [
+    *("+experiment=smoke", "trainer.enable_progress_bar=false", "callbacks.progress=null", "callbacks.panels=null"),
+    *("data.num_workers=0", "data.batch_size=2", "data.size=[32,64]", "model.head.dropout=0.3"),
+    *("data.train.clips=3", "data.train.frames=4", "data.val.clips=1", "data.val.frames=4"),
+    *("trainer.max_epochs=3", "trainer.limit_train_batches=4", "trainer.limit_val_batches=2", "schedule=poly"),
+]
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that nothing interrupted."""
+    cfg = small(data, tmp_path_factory.mktemp("whole"))
+    run(cfg)
+    return Path(cfg.paths.run)
+
+
+def small(data: Path, folder: Path, *overrides: str) -> DictConfig:
+    return compose([*SMALL, f"paths.data={data}", f"paths.runs={folder.parent}", *overrides], folder)
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def load(folder: Path) -> dict:
+    return torch.load(last(folder), weights_only=True)
+
+
+def curve(folder: Path) -> dict[int, float]:
+    """Step to loss."""
+    with (folder / "csv" / "train" / "metrics.csv").open() as file:
+        return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
+
+
+def assert_goes_on_as(whole: Path, rest: Path) -> None:
+    ends = load(whole), load(rest)
+    assert ends[0]["global_step"] == ends[1]["global_step"] == STEPS
+    for key, value in ends[0]["state_dict"].items():
+        torch.testing.assert_close(ends[1]["state_dict"][key], value, atol=1e-6, rtol=0)
+    losses = curve(rest)
+    assert losses
+    assert losses == pytest.approx({step: loss for step, loss in curve(whole).items() if step in losses}, abs=1e-6)
+
+
+class Interrupt(Callback):
+    """Sends this process a signal in a hook of the second epoch."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        def send(trainer, *rest, **more) -> None:
+            within = trainer.fit_loop.epoch_loop.batch_idx
+            if trainer.current_epoch == 1 and (hook.startswith(("on_val", "on_train_epoch")) or within == 1):
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)  # until it has arrived
+
+        setattr(self, hook, send)
+
+
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        pytest.param("on_train_epoch_start", signal.SIGINT, marks=pytest.mark.slow),
+        ("on_after_backward", signal.SIGINT),
+        ("on_train_batch_end", signal.SIGTERM),
+        pytest.param("on_validation_batch_end", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_training_goes_on_exactly(
+    whole: Path, data: Path, tmp_path: Path, hook: str, number: int
+) -> None:
+    stop = ["_target_=test_resume.Interrupt", f"hook={hook}", f"number={int(number)}"]
+    with pytest.raises(SystemExit):
+        run(small(data, tmp_path / "cut", *(f"+callbacks.stop.{option}" for option in stop)))
+    assert load(tmp_path / "cut")["global_step"] < STEPS
+    run(small(data, tmp_path / "rest", "ckpt_path=last", "name=."))
+    assert_goes_on_as(whole, tmp_path / "rest")
+
+
+class Copy(Callback):
+    """Copies the last checkpoint as a kill after some step of the second epoch would leave it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1:
+            target = last(self.folder / str(batch_idx))
+            target.parent.mkdir(parents=True)
+            target.write_bytes(last(Path(trainer.default_root_dir)).read_bytes())
+
+
+@pytest.mark.slow
+def test_every_step_can_be_gone_on_from(whole: Path, data: Path, tmp_path: Path) -> None:
+    copy = ["_target_=test_resume.Copy", f"folder={tmp_path / 'copies'}"]
+    saving = ["callbacks.last.every_n_steps=1", *(f"+callbacks.copy.{option}" for option in copy)]
+    run(small(data, tmp_path / "saving", *saving))
+    assert_goes_on_as(whole, tmp_path / "saving")  # to save changes nothing
+    for batch in (0, 1, 3):
+        source = tmp_path / "copies" / str(batch)
+        assert load(source)["global_step"] == 4 + batch
+        run(small(data, tmp_path / f"rest{batch}", f"ckpt_path={last(source)}"))
+        assert_goes_on_as(whole, tmp_path / f"rest{batch}")
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_exactly(whole: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    places = [f"paths.data={data}", f"paths.runs={tmp_path}", "callbacks.last.every_n_steps=1"]
+    # A pause in every step, so that the kill surely comes within the second epoch.
+    slow = ["+callbacks.pause._target_=test_resume.Pause"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maskvos.run", *SMALL, *places, *slow, f"hydra.run.dir={folder}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # As many threads as here: another number adds in another order.
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    deadline = time.time() + 120
+    while not (last(folder).exists() and load(folder)["global_step"] >= 6) and time.time() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 6 <= load(folder)["global_step"] < 8
+    for rest in (tmp_path / "rest", folder):  # in a folder of its own, and in the same one
+        run(small(data, rest, "ckpt_path=last", "name=."))
+        assert_goes_on_as(whole, rest)
+    assert curve(folder).keys() == curve(whole).keys()
+
+
+class Pause(Callback):
+    """Makes steps last."""
+
+    def on_train_batch_start(self, *args) -> None:
+        time.sleep(0.5)
+
+
+def test_minutes_count_too(data: Path, tmp_path: Path) -> None:
+    run(small(data, tmp_path, "callbacks.last.every_minutes=1e-9", "trainer.max_epochs=1"))
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in sorted(tmp_path.rglob("last*.ckpt"))]
+    assert steps == [3, 4]
+    with pytest.raises(UserError, match=r"callbacks.last.every_n_steps is 0"):
+        run(small(data, tmp_path, "callbacks.last.every_n_steps=0"))
+
+
+def test_a_cut_checkpoint_is_named_with_the_one_before_it(whole: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
+    content = last(whole).read_bytes()
+    for size in (0, 100, len(content) // 2, len(content) - 1):
+        last(tmp_path / "old").write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"last\.ckpt' cannot be read") as error:
+            run(small(data, tmp_path / "new", "ckpt_path=last", "name=."))
+        assert "last-previous" not in str(error.value)
+    before = last(whole).with_stem("last-previous")
+    kept = before.rename(last(tmp_path / "old").with_stem("last-previous"))
+    with pytest.raises(UserError) as error:
+        run(small(data, tmp_path / "new", "ckpt_path=last", "name=."))
+    assert f"ckpt_path={kept}" in str(error.value)
+    run(small(data, tmp_path / "new", "ckpt_path=last-previous", "name=."))
+    assert load(tmp_path / "new")["global_step"] == STEPS
+    kept.rename(before)
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, io = tmp_path / "new" / "last.ckpt", WholeCheckpoints()
+    for number in range(3):
+        io.save_checkpoint({"number": number}, path)
+    assert torch.load(path)["number"] == 2
+    assert torch.load(path.with_stem("last-previous"))["number"] == 1
+
+    def fail(*args) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        io.save_checkpoint({"number": 3}, path)
+    assert {file.name for file in path.parent.iterdir()} == {"last.ckpt", "last-previous.ckpt"}
+    assert torch.load(path)["number"] == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "link", fail)  # a file system without links
+    io.save_checkpoint({"number": 3}, path)
+    assert [torch.load(path.with_stem(name))["number"] for name in ("last", "last-previous")] == [3, 2]
+
+
+def test_a_bare_name_means_the_runs_own_folder_and_then_the_newest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ckpt_path=last: no .* has a checkpoints/last.ckpt; .*name="):
+        find_checkpoint("last", tmp_path / "a", tmp_path)
+    for age, name in enumerate(("b", "a", "c")):
+        last(tmp_path / name).parent.mkdir(parents=True)
+        last(tmp_path / name).touch()
+        os.utime(last(tmp_path / name), (1000 - age, 1000 - age))
+    assert find_checkpoint("last", tmp_path / "d", tmp_path) == last(tmp_path / "b")
+    assert find_checkpoint("last", tmp_path / "c", tmp_path) == last(tmp_path / "c")
+    assert find_checkpoint("some/last.ckpt", tmp_path, tmp_path) == Path("some/last.ckpt")
+
+
+def test_a_folder_where_one_works_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "last").mkdir()
+    last(tmp_path / "a").parent.mkdir(parents=True)
+    last(tmp_path / "a").touch()
+    assert find_checkpoint("last", tmp_path / "b", tmp_path) == last(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("lihgt", "light"), ("bset", "best"), ("lst", "last")])
+def test_a_mistyped_name_gets_the_nearest_of_the_package_and_of_the_runs(
+    tmp_path: Path, typed: str, meant: str
+) -> None:
+    for name in ("last", "best"):
+        last(tmp_path / "a").parent.mkdir(parents=True, exist_ok=True)
+        last(tmp_path / "a").with_stem(name).touch()
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        find_checkpoint(typed, tmp_path, tmp_path)
+
+
+def test_settings_that_a_resume_ignores_or_changes_are_told(
+    whole: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = ["optim.lr=0.5", "loss=dice", "data.num_workers=0", "callbacks.last.every_n_steps=3"]
+    with caplog.at_level(logging.WARNING):
+        run(small(data, tmp_path, f"ckpt_path={last(whole)}", *new))
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resume: ")]
+    assert len(told) == 3
+    assert "loss._target_ was" in told[0]
+    assert "optim.lr=6e-05 goes on" in told[1]
+    assert "optim.lr=0.5 is ignored" in told[1]
+    assert "init_from" in told[2]
+
+
+def test_settings_compare_by_what_matters() -> None:
+    made = {"optim": {"lr": 1}, "paths": {"run": "a"}, "data": {"size": [1, 2], "train": {"root": "a"}}, "old": 1}
+    assert changed_settings(made, made) == []
+    assert changed_settings(made, {**made, "paths": {"run": "b"}, "new": 2}) == []
+    now = {"optim": {"lr": 2}, "data": {"size": [2, 2], "train": {"root": "b"}}}
+    lines = changed_settings(made, now)
+    assert len(lines) == 2
+    assert lines[0].startswith("data.size was [1, 2]")
+
+
+def test_what_cannot_be_resumed_says_so(whole: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"AdamW, whose state torch.optim.SGD cannot go on with.*init_from="):
+        run(small(data, tmp_path, f"ckpt_path={last(whole)}", "optim=sgd"))
+    weights = tmp_path / "weights.ckpt"
+    torch.save({"state_dict": load(whole)["state_dict"]}, weights)
+    with pytest.raises(UserError, match=r"no state of a training.*init_from="):
+        run(small(data, tmp_path, f"ckpt_path={weights}"))
+    content = load(whole)
+    group = content["optimizer_states"][0]["param_groups"]
+    content["optimizer_states"][0]["param_groups"] = group[:1]
+    torch.save(content, weights)
+    with pytest.raises(UserError, match=r"other parameter groups.*init_from="):
+        run(small(data, tmp_path, f"ckpt_path={weights}"))
