@@ -29,11 +29,11 @@ from typing import Any
 import torch
 
 from maskvos import __version__
+from maskvos.environment import git_commit
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
 from maskvos.models.state_dict import read_checkpoint, tensors_of
 from maskvos.run import compose, run
-from maskvos.training.loggers import git_commit
 from maskvos.weights import bundled
 
 PART = 16 * 1000 * 1000

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "maskvos"
 
 # Lowest first. A file may import from its own room and from rooms that stand before it.
 ROOMS = [
-    ["types", "errors"],
+    ["types", "errors", "text", "environment", "build"],
     ["media"],
     ["flow", "metrics", "synthetic"],
     ["models"],

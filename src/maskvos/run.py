@@ -38,6 +38,7 @@ from maskvos.benchmark.measure import benchmark as measure_speed
 from maskvos.cli import hints as prompt
 from maskvos.cli.hints import check_flags, check_values
 from maskvos.data.check import check as check_data
+from maskvos.environment import git_commit
 from maskvos.errors import UserError, nearest
 from maskvos.flow.compute import compute_flows
 from maskvos.metrics import evaluate_folder
@@ -47,7 +48,7 @@ from maskvos.reports.comparison import compare, read_runs, table
 from maskvos.reports.report import about_run, saved_masks, write_report
 from maskvos.reports.sweep import write_result, write_sweep
 from maskvos.training.ema import EMA
-from maskvos.training.loggers import CsvLogger, git_commit
+from maskvos.training.loggers import CsvLogger
 from maskvos.training.module import SegmentationSystem
 from maskvos.training.resume import WANDB_ID, changed_settings, find_checkpoint, previous
 from maskvos.weights import bundled

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from maskvos.environment import git_commit
 from maskvos.run import compose, run
 from maskvos.training.callbacks import markdown_table
-from maskvos.training.loggers import CsvLogger, git_commit
+from maskvos.training.loggers import CsvLogger
 
 SMALL = [
     *("+experiment=smoke", "trainer.enable_progress_bar=false", "callbacks.progress=null", "callbacks.panels.count=2"),

@@ -138,7 +138,7 @@ def test_a_test_of_the_best_checkpoint_gives_the_score_that_chose_it(
 
 
 def test_a_training_interrupted_in_an_epoch_resumes_exactly(whole: DictConfig, data: Path, tmp_path: Path) -> None:
-    cut = config(data, tmp_path / "cut", "+callbacks.interrupt._target_=test_ema.Interrupt")
+    cut = config(data, tmp_path / "cut", "+callbacks.interrupt._target_=training.test_ema.Interrupt")
     interrupt(cut)
     rest = config(data, tmp_path / "rest", f"ckpt_path={checkpoint(cut, 'last')}")
     run(rest)
@@ -150,7 +150,7 @@ def test_a_training_interrupted_in_an_epoch_resumes_exactly(whole: DictConfig, d
 
 
 def test_interrupted_in_validation_the_average_is_not_taken_for_the_weights(data: Path, tmp_path: Path) -> None:
-    target = ["+callbacks.interrupt._target_=test_ema.Interrupt", "+callbacks.interrupt.validating=true"]
+    target = ["+callbacks.interrupt._target_=training.test_ema.Interrupt", "+callbacks.interrupt.validating=true"]
     cut = config(data, tmp_path, *target)
     interrupt(cut)
     saved = torch.load(checkpoint(cut, "last"), weights_only=True)

@@ -97,7 +97,7 @@ class Interrupt(Callback):
 def test_an_interrupted_training_goes_on_exactly(
     whole: Path, data: Path, tmp_path: Path, hook: str, number: int
 ) -> None:
-    stop = ["_target_=test_resume.Interrupt", f"hook={hook}", f"number={int(number)}"]
+    stop = ["_target_=training.test_resume.Interrupt", f"hook={hook}", f"number={int(number)}"]
     with pytest.raises(SystemExit):
         run(small(data, tmp_path / "cut", *(f"+callbacks.stop.{option}" for option in stop)))
     assert load(tmp_path / "cut")["global_step"] < STEPS
@@ -120,7 +120,7 @@ class Copy(Callback):
 
 @pytest.mark.slow
 def test_every_step_can_be_gone_on_from(whole: Path, data: Path, tmp_path: Path) -> None:
-    copy = ["_target_=test_resume.Copy", f"folder={tmp_path / 'copies'}"]
+    copy = ["_target_=training.test_resume.Copy", f"folder={tmp_path / 'copies'}"]
     saving = ["callbacks.last.every_n_steps=1", *(f"+callbacks.copy.{option}" for option in copy)]
     run(small(data, tmp_path / "saving", *saving))
     assert_goes_on_as(whole, tmp_path / "saving")  # to save changes nothing
@@ -136,7 +136,7 @@ def test_a_killed_training_goes_on_exactly(whole: Path, data: Path, tmp_path: Pa
     folder = tmp_path / "killed"
     places = [f"paths.data={data}", f"paths.runs={tmp_path}", "callbacks.last.every_n_steps=1"]
     # A pause in every step, so that the kill surely comes within the second epoch.
-    slow = ["+callbacks.pause._target_=test_resume.Pause"]
+    slow = ["+callbacks.pause._target_=training.test_resume.Pause"]
     process = subprocess.Popen(
         [sys.executable, "-m", "maskvos.run", *SMALL, *places, *slow, f"hydra.run.dir={folder}"],
         stdout=subprocess.DEVNULL,

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from maskvos.data.dataset import collate, read_mask
+from maskvos.environment import git_commit
 from maskvos.errors import UserError
 from maskvos.media.draw import FALSE_NEGATIVE, FALSE_POSITIVE, draw_errors
 from maskvos.media.files import read_image, write_bytes
@@ -40,7 +41,6 @@ from maskvos.metrics.reading import read_picture
 from maskvos.metrics.results import TITLES, FrameRow, SequenceScore, Summary
 from maskvos.metrics.video import VideoMetric
 from maskvos.reports import plots
-from maskvos.training.loggers import git_commit
 from maskvos.training.module import probabilities
 from maskvos.types import Video
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,3 @@ class WandbLogger(LightningWandbLogger):
         artifact.add_file(self._best.best_model_path, name="best.ckpt")
         self.experiment.log_artifact(artifact, aliases=["latest", "best"])
         self._best = None
-
-
-def git_commit() -> str | None:
-    """The commit that this code is at, with ``-dirty`` where files were changed since; None outside of a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

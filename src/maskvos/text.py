@@ -1,0 +1,57 @@
+"""Plain text for terminals and files: tables, natural sort order, nested settings as dotted names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def table(rows: Sequence[Sequence[str]], rules: Sequence[int] = (1,), right: bool = True) -> str:
+    """Align cells in columns.
+
+    Args:
+        rows: Rows of equally many cells, the header first.
+        rules: Rows above which a line of dashes is drawn.
+        right: Align every column but the first to the right, as numbers need; otherwise all to the left.
+
+    Returns:
+        One line per row and rule, without trailing blanks.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for number, row in enumerate(rows):
+        if number in rules:
+            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        first, *rest = (
+            cell.rjust(width) if right and place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown; floats with four decimals, empty cells for None."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Key for natural sort order: ``frame2`` before ``frame10``."""
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part]
+
+
+def flatten(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted names with their values: ``optim.lr``; an empty mapping is a value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
