@@ -19,7 +19,7 @@ from maskvos.data.dataset import read_mask
 from maskvos.data.datasets.davis import davis
 from maskvos.data.transforms import resize_image
 from maskvos.media.files import write_bytes
-from maskvos.media.video import read_image
+from maskvos.media.images import read_image
 from maskvos.types import Frame
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.media.draw import contact_sheet
-from maskvos.media.video import read_image, write_image
+from maskvos.media.images import read_image, write_image
 from maskvos.metrics.functional import jaccard
 from maskvos.run import build, compose, run
 

@@ -14,7 +14,7 @@ from maskvos.flow.base import pair_flow
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.flow.dis import DIS
 from maskvos.media.draw import contact_sheet, draw_overlay
-from maskvos.media.video import write_image
+from maskvos.media.images import write_image
 from maskvos.run import build, compose
 from maskvos.synthetic.clips import Clip, generate_clip
 

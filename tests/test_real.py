@@ -9,7 +9,8 @@ import pytest
 from omegaconf import DictConfig
 
 from maskvos.data.datasets.davis import davis
-from maskvos.media.video import VideoWriter, probe, read_image
+from maskvos.media.images import read_image
+from maskvos.media.video import VideoWriter, probe
 from maskvos.run import compose, run
 
 pytestmark = pytest.mark.shared

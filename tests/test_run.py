@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from maskvos.errors import UserError
-from maskvos.media.video import VideoWriter, read_image, read_video
+from maskvos.media.images import read_image
+from maskvos.media.video import VideoWriter, read_video
 from maskvos.run import build, build_trainer, compose, run
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from maskvos.data.dataset import FrameDataset, read_mask
-from maskvos.media.video import read_image
+from maskvos.media.images import read_image
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.video import VideoMetric
 from maskvos.run import build, build_system, compose

@@ -16,7 +16,7 @@ from maskvos.data.datamodule import VideoDataModule
 from maskvos.data.dataset import FrameDataset, read_mask
 from maskvos.data.transforms import Transform
 from maskvos.errors import UserError
-from maskvos.media.video import read_image
+from maskvos.media.images import read_image
 from maskvos.types import Video
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

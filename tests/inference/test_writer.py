@@ -24,8 +24,8 @@ from maskvos.errors import UserError
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.inference import writer as writers
 from maskvos.inference.writer import PredictionWriter, draw_flow
-from maskvos.media import video as video_io
-from maskvos.media.video import VideoWriter, probe, read_video, uneven_times, write_image
+from maskvos.media.images import read_image, write_image
+from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
 from maskvos.types import Frame, Sample, Video
 
 SIZE = (36, 52)
@@ -59,7 +59,7 @@ class Stream(IterableDataset):
             if self.done(video.name):
                 continue
             self.read.append(video.name)
-            frames = read_video(video.file) if video.file else (video_io.read_image(f.image) for f in video.frames)
+            frames = read_video(video.file) if video.file else (read_image(f.image) for f in video.frames)
             for index, image in enumerate(frames):
                 name = video.frames[index].name if video.frames else f"{index:05d}"
                 yield Sample(video=video.name, frame=name, size=image.shape[:2], image=image, flow=FLOW)
@@ -218,7 +218,7 @@ def test_the_overlay_keeps_uneven_times(tmp_path: Path) -> None:
     times = [Fraction(t, 1000) for t in (0, 40, 80, 300, 340, 700)]
     video = movie(tmp_path / "in", "clip", times=times)
     predict(PredictionWriter(tmp_path / "out", kinds=["overlay"]), [video])
-    written = uneven_times(tmp_path / "out" / "clip" / "overlay.mp4")
+    written = variable_timestamps(tmp_path / "out" / "clip" / "overlay.mp4")
     assert written is not None
     np.testing.assert_allclose([float(t) for t in written], [float(t) for t in times], atol=1e-3)
 

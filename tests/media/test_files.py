@@ -1,9 +1,10 @@
-"""Whatever writes: a file is there whole or not at all, and a full disk is told as what it is."""
+"""Atomic writes, and the errors for full disks and folders that are not writable."""
 
 from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 
 from maskvos.errors import UserError
 from maskvos.flow.codec import write_flow, write_flow_picture
-from maskvos.media.files import write_bytes
-from maskvos.media.video import write_image
+from maskvos.media.files import ensure_writable, write_bytes
+from maskvos.media.images import write_image
 from maskvos.metrics import Protocol
 
 FLOW = np.zeros((4, 5, 2), np.float32)
@@ -28,9 +29,11 @@ each_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 
 
 @each_writer
-@pytest.mark.parametrize(("code", "told"), [(errno.ENOSPC, "disk is full.*Make room"), (errno.EROFS, "another place")])
-def test_what_cannot_be_written_leaves_nothing(
-    write: Callable[[Path], None], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "message"), [(errno.ENOSPC, "disk is full.*Make room"), (errno.EROFS, "another place")]
+)
+def test_a_failed_write_leaves_no_file(
+    write: Callable[[Path], None], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Path, data: bytes) -> int:
         with open(self, "wb") as file:
@@ -38,19 +41,19 @@ def test_what_cannot_be_written_leaves_nothing(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         write(tmp_path / "new")
     assert os.listdir(tmp_path / "new") == []
 
 
 @each_writer
-def test_a_folder_that_cannot_be_made_is_named(write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named_in_the_error(write: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/below.* could not be written \(Not a directory"):
         write(tmp_path / "file" / "below")
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "a.txt"
     write_bytes(path, b"old")
 
@@ -62,3 +65,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_folder_that_is_not_writable_is_named_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_writable(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*output=<folder>"):
+        ensure_writable(tmp_path / "file" / "below")
+
+    def denied(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    with pytest.raises(UserError, match=r"Permission denied"):
+        ensure_writable(tmp_path)

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from fakes import SIZE, mask, write_davis
 from maskvos.data.datasets.davis import davis
 from maskvos.errors import UserError
-from maskvos.media.video import write_image
+from maskvos.media.images import write_image
 from maskvos.metrics import evaluate_folder
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.protocol import Protocol

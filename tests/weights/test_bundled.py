@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from maskvos.data.datasets.davis import davis
 from maskvos.errors import UserError
-from maskvos.media.video import read_image
+from maskvos.media.images import read_image
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.reading import read_truth
 from maskvos.run import compose, run

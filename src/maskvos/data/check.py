@@ -20,7 +20,7 @@ from maskvos.data.datasets.listing import ExtraDataWarning, ListingError
 from maskvos.errors import UserError
 from maskvos.flow.codec import read_flow
 from maskvos.flow.store import FlowStore
-from maskvos.media.video import read_image
+from maskvos.media.images import read_image
 from maskvos.types import Frame, Video
 
 PARTS = ("train", "val", "test")

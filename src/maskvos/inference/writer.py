@@ -35,7 +35,9 @@ from pytorch_lightning.callbacks import Callback
 from maskvos.errors import UserError, nearest
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.media.draw import RED, draw_cutout, draw_overlay, side_by_side
-from maskvos.media.video import VideoWriter, ensure_writable, probe, uneven_times, write_bytes, write_image
+from maskvos.media.files import ensure_writable, write_bytes
+from maskvos.media.images import write_image
+from maskvos.media.video import VideoWriter, probe, variable_timestamps
 from maskvos.types import Batch, Video
 
 KINDS = ("masks", "soft", "overlay", "side_by_side", "cutout")
@@ -387,7 +389,7 @@ class _VideoFolder:
         movies = [kind for kind in self.writer.kinds if kind in MOVIES]
         rate: Fraction | float = self.writer.frame_rate
         if movies and self.video is not None and self.video.file is not None:
-            rate, self._times = probe(self.video.file).fps, uneven_times(self.video.file)
+            rate, self._times = probe(self.video.file).fps, variable_timestamps(self.video.file)
         for kind in movies:
             self._movies[kind] = VideoWriter(self.path / MOVIES[kind], rate)
 

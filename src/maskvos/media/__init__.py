@@ -1,1 +1,1 @@
-"""Files, images and movies, in and out: streamed, decoded upright, written atomically."""
+"""Read and write files, images and videos: streaming decoders, upright frames, atomic writes."""

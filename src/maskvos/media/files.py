@@ -1,54 +1,25 @@
-"""Files in and out, for every room: images read with care, and nothing half written."""
+"""Atomic file writes and the errors for files and folders that cannot be written."""
 
 from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from maskvos.errors import UserError
-
-# How JPEG and PNG begin, what their pixels follow, and what comes after the last pixel: a decoder fills what is missing
-# of a file that was cut with grey, and does not complain. (A preview inside a JPEG has marks of its own, before.)
-_MARKS = ((b"\xff\xd8", b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND"))
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as it is seen: turned by its EXIF tag, without transparency.
-
-    Returns:
-        (H, W, 3) uint8 RGB; grey becomes three equal channels, 16 bits become 8.
-
-    Raises:
-        UserError: It is missing, is no image, or was cut.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"the image {path} cannot be read ({error.strerror}); check the path") from error
-    for start, pixels, end in _MARKS:
-        if data.startswith(start) and data.rfind(end) < data.rfind(pixels):
-            raise UserError(f"the image {path} is cut short ({len(data)} bytes); copy or export it again")
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if bgr is None:
-        raise UserError(f"{path} ({len(data)} bytes) is not an image that can be decoded; copy or export it again")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is seen by others either whole or not at all, also when several processes write it.
+    """Write a file atomically: readers and concurrent writers see the old content or the new, never a part.
 
     Args:
-        path: Where to; missing folders are made.
-        data: All of its content.
+        path: Destination; missing parent folders are created.
+        data: The complete content.
 
     Raises:
-        UserError: The disk is full, or the place cannot be written to; what was there before stays.
+        UserError: The disk is full or the path is not writable; an existing file is left unchanged.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -63,21 +34,38 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
-    """What a user is told when a file could not be written: whether the disk is full, and what to do.
+    """The error for a failed write: full disk or missing permission, and the remedy.
 
     Args:
-        path: The file; nothing of it may be left.
-        error: What the system, or FFmpeg, said.
+        path: The file; the caller has removed whatever was written of it.
+        error: The operating system's or FFmpeg's error.
     """
     if getattr(error, "errno", None) == errno.ENOSPC:
-        told = UserError(
-            f"the disk is full: {path} could not be written, and nothing of it was left; files finished before it are "
-            "whole and stay. Make room and run the same command again, or choose another place"
+        failure = UserError(
+            f"the disk is full: {path} could not be written and its partial data was removed; files finished earlier "
+            "are kept. Make room and run the same command again, or choose another place"
         )
     else:
-        told = UserError(
-            f"{path} could not be written ({getattr(error, 'strerror', None) or error}), and nothing of it was left; "
-            "files finished before it stay. Choose another place or change its permissions"
+        failure = UserError(
+            f"{path} could not be written ({getattr(error, 'strerror', None) or error}) and its partial data was "
+            "removed; files finished earlier are kept. Choose another place or change its permissions"
         )
-    told.unwritable = True
-    return told
+    failure.unwritable = True
+    return failure
+
+
+def ensure_writable(folder: Path) -> None:
+    """Create a folder and check that files can be created in it, before any work is spent on its content.
+
+    Raises:
+        UserError: The folder cannot be created or is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the folder {folder} ({error.strerror}); choose another with output=<folder>, or change "
+            "its permissions"
+        ) from error

@@ -1,13 +1,12 @@
-"""Images and movies, in and out: streaming, turned upright, and never half a file.
+"""Read and write video files frame by frame, with display rotation, variable frame rates and atomic writes.
 
-Whatever FFmpeg's libraries inside PyAV can read is read; what is written plays in browsers.
+Reads every format that PyAV's FFmpeg decodes; writes H.264 MP4 that plays in browsers.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,47 +14,34 @@ from pathlib import Path
 from types import TracebackType
 
 import av
-import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from maskvos.errors import UserError
-from maskvos.media.files import cannot_write, read_image, write_bytes
-
-__all__ = [
-    "VideoInfo",
-    "VideoWriter",
-    "ensure_writable",
-    "probe",
-    "read_image",
-    "read_video",
-    "uneven_times",
-    "write_bytes",
-    "write_image",
-]
+from maskvos.media.files import cannot_write, ensure_writable
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_RATE = Fraction(25)
-# Ticks per second of a movie whose frames do not come at equal intervals.
+# Timestamp ticks per second of a video with a variable frame rate.
 _CLOCK = 90_000
-_BT709 = 1  # FFmpeg's number for it in colorspace, color_primaries and color_trc
-_LIMITED = 1  # FFmpeg's number for luma from 16 to 235
+_BT709 = 1  # FFmpeg's code in colorspace, color_primaries and color_trc
+_LIMITED = 1  # FFmpeg's code for limited range: luma from 16 to 235
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a movie says about itself.
+    """Metadata of a video file.
 
     Attributes:
-        width: Pixels, as the movie is shown (a portrait film of a phone is higher than wide).
-        height: Pixels, likewise.
-        fps: Frames per second; the average, where the rate varies.
-        frames: Number of frames, where the file tells it.
-        seconds: Duration, where the file tells it.
+        width: Displayed width in pixels, after rotation.
+        height: Displayed height in pixels, after rotation.
+        fps: Frames per second; the average of a variable rate.
+        frames: Number of frames; None if the file does not state it.
+        seconds: Duration; None if the file does not state it.
         codec: FFmpeg's name of the codec.
-        rotation: Degrees, counterclockwise, by which stored frames are turned to be shown.
+        rotation: Degrees, counterclockwise, by which stored frames are rotated for display.
     """
 
     width: int
@@ -67,23 +53,23 @@ class VideoInfo:
     rotation: int
 
 
-# -------------------------------------------------------------------- reading movies
+# -------------------------------------------------------------------- reading
 
 
 def read_video(path: str | Path) -> Iterator[np.ndarray]:
-    """Read a movie frame by frame; memory does not grow with its length.
+    """Decode a video frame by frame, in constant memory.
 
-    A frame that is damaged is left out with a warning, as players do; the frames of a file that was cut are read up
-    to the cut. All frames have the first one's size.
+    Damaged frames are skipped with a warning, and a truncated file is read up to the cut, as players do. All frames
+    are scaled to the size of the first.
 
     Args:
-        path: The movie.
+        path: Video file.
 
     Yields:
-        (H, W, 3) uint8 RGB, upright.
+        (H, W, 3) uint8 RGB, with the display rotation applied.
 
     Raises:
-        UserError: There is no such file, it is no movie, or not one frame of it can be decoded.
+        UserError: The file is missing, not a video, or has no frame that can be decoded.
     """
     with _open(Path(path)) as container:
         stream = _video_stream(container, Path(path))
@@ -98,10 +84,10 @@ def read_video(path: str | Path) -> Iterator[np.ndarray]:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Look at a movie; decodes its first frame.
+    """Read a video's metadata; decodes its first frame.
 
     Raises:
-        UserError: As `read_video`.
+        UserError: As in `read_video`.
     """
     with _open(Path(path)) as container:
         stream = _video_stream(container, Path(path))
@@ -126,32 +112,31 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def uneven_times(path: str | Path) -> list[Fraction] | None:
-    """When each frame is shown, if frames do not come at equal intervals; reads the file without decoding it.
+def variable_timestamps(path: str | Path) -> list[Fraction] | None:
+    """The timestamp of each frame of a variable-frame-rate (VFR) video, without decoding it.
 
     Args:
-        path: The movie.
+        path: Video file.
 
     Returns:
-        Seconds after the first frame, in order of time; None for a movie of constant rate, and where the file does
-        not tell.
+        Seconds after the first frame, ascending; None if the frame rate is constant or timestamps are missing.
 
     Raises:
-        UserError: There is no such file or it is no movie.
+        UserError: The file is missing or not a video.
     """
     with _open(Path(path)) as container:
         stream = _video_stream(container, Path(path))
         try:
             ticks = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.error.FFmpegError as error:
-            log.warning("%s: damaged (%s); its frames are taken to come at equal intervals", path, error)
+            log.warning("%s: damaged (%s); a constant frame rate is assumed", path, error)
             return None
         base = stream.time_base
     known = sorted(tick for tick in ticks if tick is not None)
     if base is None or len(known) < 3 or len(known) < len(ticks):
         return None
     steps = np.diff(known)
-    # Files that count in milliseconds cannot say 1/60 s exactly: a slight unevenness is none.
+    # Containers with millisecond timestamps cannot represent 1/60 s exactly: ignore the rounding.
     if float(np.abs(steps - np.median(steps)).max()) <= max(0.2 * float(np.median(steps)), 1.0):
         return None
     return [(tick - known[0]) * base for tick in known]
@@ -159,26 +144,26 @@ def uneven_times(path: str | Path) -> list[Fraction] | None:
 
 def _open(path: Path) -> InputContainer:
     if not path.is_file():
-        raise UserError(f"no movie {path}; check the path")
+        raise UserError(f"video file {path} not found; check the path")
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(
-            f"the movie {path} cannot be read ({error.strerror or error}); check that it plays and was copied whole"
+            f"the video {path} cannot be read ({error.strerror or error}); check that it plays and is complete"
         ) from error
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    # The cover of a piece of music is a video stream too, of one still picture.
+    # Cover art of an audio file is also a video stream, of one image.
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        raise UserError(f"{path} has no video in it; give a movie, or a folder of frames")
+        raise UserError(f"{path} has no video stream; give a video, or a folder of frames")
     streams[0].thread_type = "AUTO"
     return streams[0]
 
 
 def _decode(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[av.VideoFrame]:
-    """Decode what can be decoded, and warn once of what cannot."""
+    """Decode all intact frames; log one warning if any are damaged."""
     packets = container.demux(stream)
     damaged = 0
     while True:
@@ -190,15 +175,15 @@ def _decode(container: InputContainer, stream: VideoStream, path: Path) -> Itera
         except av.error.InvalidDataError as error:
             damaged += 1
             if damaged == 1:
-                log.warning("%s: damaged (%s); what cannot be decoded is left out", path, error.strerror)
+                log.warning("%s: damaged (%s); frames that cannot be decoded are skipped", path, error.strerror)
             continue
         except av.error.FFmpegError as error:
-            raise UserError(f"reading the movie {path} failed ({error.strerror or error}); check the file") from error
+            raise UserError(f"reading the video {path} failed ({error.strerror or error}); check the file") from error
         yield from pictures
 
 
 def _turns(picture: av.VideoFrame) -> int:
-    """Quarter turns, counterclockwise, that bring a frame upright."""
+    """Counterclockwise quarter turns from the stored to the displayed frame."""
     return round(picture.rotation / 90) % 4
 
 
@@ -210,26 +195,26 @@ def _rate(stream: VideoStream) -> Fraction:
 
 
 def _no_frame(path: Path) -> UserError:
-    return UserError(f"not one frame of the movie {path} can be decoded; check that it plays and was copied whole")
+    return UserError(f"no frame of the video {path} can be decoded; check that it plays and is complete")
 
 
-# -------------------------------------------------------------------- writing movies
+# -------------------------------------------------------------------- writing
 
 
 class VideoWriter:
-    """Writes an H.264 movie (yuv420p, BT.709, index at the front) that plays in browsers.
+    """Writes an H.264 video (yuv420p, BT.709, fast start) that plays in browsers.
 
-    The movie is written under another name beside its place and gets its own name when it is whole: on `close`, or on
-    leaving the ``with`` block without an error; else nothing remains. H.264 in 4:2:0 has even sides only: a movie of
-    odd width or height gets one more column or row, a copy of its last.
+    The file is written under a temporary name in the same folder and renamed on `close`, or on leaving the ``with``
+    block without an error; otherwise it is removed. 4:2:0 needs even sides: an odd width or height is padded by
+    repeating the last column or row.
 
     Args:
-        path: Where the movie goes; ``.mp4``.
+        path: Destination, ``.mp4``.
         fps: Frames per second.
-        crf: Quality, 0 (lossless) to 51; 18 is hard to tell from the original.
+        crf: Constant rate factor, 0 (lossless) to 51; 18 is visually close to lossless.
 
     Raises:
-        UserError: The folder cannot be written to.
+        UserError: The folder is not writable, or the frame rate is out of range.
     """
 
     def __init__(self, path: str | Path, fps: Fraction | float, crf: int = 18) -> None:
@@ -237,7 +222,7 @@ class VideoWriter:
         self.partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self.fps = Fraction(fps).limit_denominator(100_000)
         if not 0 < self.fps <= 1000:
-            raise UserError(f"{path}: {fps} frames per second; take a rate above 0 and up to 1000")
+            raise UserError(f"{path}: {fps} frames per second; choose a rate above 0 and up to 1000")
         self.crf = crf
         self.count = 0
         self._size: tuple[int, ...] = ()
@@ -265,19 +250,18 @@ class VideoWriter:
         """Append a frame.
 
         Args:
-            rgb: (H, W, 3) uint8, of the first frame's size.
-            time: Seconds after the first frame at which it is shown, for a movie of uneven rate; give it for every
-                frame or for none.
+            rgb: (H, W, 3) uint8, the same size for all frames.
+            time: Timestamp in seconds after the first frame, for a variable frame rate; for all frames or for none.
 
         Raises:
-            UserError: The disk is full or fails.
-            ValueError: A frame of another size.
+            UserError: Writing failed, for example because the disk is full.
+            ValueError: The size differs from the first frame's.
         """
         if self._stream is None:
             self._start(rgb, time is not None)
         if rgb.shape != self._size:
             raise ValueError(f"{self.path}: a frame of shape {rgb.shape} after frames of {self._size}")
-        # Broken films have two frames at one time; the second is shown as soon as can be after the first.
+        # Damaged files repeat timestamps; the encoder needs increasing ones.
         pts = self.count if time is None else max(round(time / self._tick), self._last + 1)
         height, width = rgb.shape[:2]
         if height % 2 or width % 2:
@@ -290,10 +274,10 @@ class VideoWriter:
         self.count += 1
 
     def close(self) -> None:
-        """Finish the movie and give it its name; without a frame there is no movie.
+        """Finish the file and rename it to its final name; without frames, no file is written.
 
         Raises:
-            UserError: The disk is full or fails.
+            UserError: Writing failed, for example because the disk is full.
         """
         if self._stream is None:
             self.abort()
@@ -307,11 +291,11 @@ class VideoWriter:
             raise cannot_write(self.path, error) from error
 
     def abort(self) -> None:
-        """Give up: nothing remains of the movie."""
+        """Discard the video and remove the temporary file."""
         try:
             self._container.close()
         except (av.error.FFmpegError, OSError) as error:
-            log.debug("%s: closing what is thrown away failed: %s", self.partial, error)
+            log.debug("%s: closing the discarded file failed: %s", self.partial, error)
         self.partial.unlink(missing_ok=True)
 
     def _start(self, rgb: np.ndarray, timed: bool) -> None:
@@ -336,48 +320,3 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
             raise cannot_write(self.path, error) from error
-
-
-# -------------------------------------------------------------------- images
-
-
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an image, whole or not at all, in the format of its suffix.
-
-    Args:
-        path: Where to; missing folders are made.
-        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
-
-    Raises:
-        UserError: The disk is full, or the place cannot be written to; files written before stay.
-        ValueError: Another shape or type.
-    """
-    path = Path(path)
-    channels = 1 if image.ndim == 2 else image.shape[-1]
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
-        raise ValueError(f"{path}: cannot write an image of shape {image.shape} and type {image.dtype}")
-    orders = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-    stored = cv2.cvtColor(image, orders[channels]) if channels in orders else image
-    # Little compression of runs: it is the fastest, and masks are nothing but runs.
-    how = [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
-    done, data = cv2.imencode(path.suffix, stored, how)
-    if not done:
-        raise ValueError(f"{path}: an image of shape {image.shape} cannot be stored as {path.suffix}")
-    write_bytes(path, data.tobytes())
-
-
-def ensure_writable(folder: Path) -> None:
-    """Make a folder and try whether files can be made in it, before any work is done for it.
-
-    Raises:
-        UserError: It cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the folder {folder} ({error.strerror}); choose another with output=<folder>, or change "
-            "its permissions"
-        ) from error

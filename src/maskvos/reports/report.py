@@ -34,7 +34,8 @@ from maskvos.data.dataset import collate, read_mask
 from maskvos.environment import git_commit
 from maskvos.errors import UserError
 from maskvos.media.draw import FALSE_NEGATIVE, FALSE_POSITIVE, draw_errors
-from maskvos.media.files import read_image, write_bytes
+from maskvos.media.files import write_bytes
+from maskvos.media.images import read_image
 from maskvos.metrics.folder import find_predictions
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.reading import read_picture

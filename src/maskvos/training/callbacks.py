@@ -23,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from maskvos.errors import UserError, nearest
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.media.draw import contact_sheet
-from maskvos.media.video import write_image
+from maskvos.media.images import write_image
 from maskvos.metrics.video import VideoMetric
 from maskvos.training.loggers import WandbLogger
 from maskvos.training.resume import LAST, WANDB_ID

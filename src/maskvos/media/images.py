@@ -1,0 +1,75 @@
+"""Read and write image files: RGB in memory, EXIF orientation applied, truncated files detected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from maskvos.errors import UserError
+from maskvos.media.files import write_bytes
+
+# Start of file, start of pixel data and end of file in JPEG and PNG. OpenCV fills the missing part of a truncated file
+# with grey and reports no error. (A thumbnail inside a JPEG has its own markers, all before those of the main image.)
+_MARKERS = ((b"\xff\xd8", b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND"))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as 8-bit RGB, with its EXIF orientation applied and the alpha channel dropped.
+
+    Returns:
+        (H, W, 3) uint8 RGB; greyscale is repeated over three channels, 16-bit values are scaled to 8 bits.
+
+    Raises:
+        UserError: The file is missing, truncated, or not an image.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the image {path} cannot be read ({error.strerror}); check the path") from error
+    for start, pixels, end in _MARKERS:
+        if data.startswith(start) and data.rfind(end) < data.rfind(pixels):
+            raise UserError(f"the image {path} is cut short ({len(data)} bytes); copy or export it again")
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if bgr is None:
+        raise UserError(f"{path} ({len(data)} bytes) is not an image that can be decoded; copy or export it again")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write an image atomically; the suffix selects the format.
+
+    Args:
+        path: Destination; missing parent folders are created.
+        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
+
+    Raises:
+        UserError: The disk is full or the path is not writable; files written earlier are kept.
+        ValueError: Unsupported shape or dtype.
+    """
+    write_bytes(Path(path), encode_image(image, Path(path).suffix))
+
+
+def encode_image(image: np.ndarray, suffix: str) -> bytes:
+    """Encode an image in memory: PNG with fast compression, JPEG at quality 95.
+
+    Args:
+        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
+        suffix: File suffix of the format, such as ``.png``.
+
+    Raises:
+        ValueError: Unsupported shape or dtype.
+    """
+    channels = 1 if image.ndim == 2 else image.shape[-1]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise ValueError(f"cannot encode an image of shape {image.shape} and type {image.dtype}")
+    orders = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    stored = cv2.cvtColor(image, orders[channels]) if channels in orders else image
+    # Level 1 is the fastest; higher levels hardly shrink masks, which consist of long runs.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
+    done, data = cv2.imencode(suffix, stored, options)
+    if not done:
+        raise ValueError(f"cannot encode an image of shape {image.shape} as {suffix}")
+    return data.tobytes()
