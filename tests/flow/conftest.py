@@ -1,4 +1,4 @@
-"""A dataset on disk and an estimator whose flow can be foretold."""
+"""A dataset on disk and an estimator with predictable flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskvos.types import Frame, Video
 
 
 class Difference(FlowEstimator):
-    """Flow (second's red - first's red, second's green): tells which two frames were joined, in which order."""
+    """Flow (second's red - first's red, second's green): identifies the two frames and their order."""
 
     min_size = 1
 
@@ -34,7 +34,7 @@ class Difference(FlowEstimator):
 
 
 def numbered_frame(number: int, height: int = 6, width: int = 8) -> np.ndarray:
-    """A frame of one colour: red 10 * number (again from 0 at 25), green 100 + number."""
+    """A frame of one colour: red 10 * number (modulo 250), green 100 + number."""
     return np.broadcast_to(np.array([10 * number % 250, 100 + number, 0], np.uint8), (height, width, 3)).copy()
 
 
@@ -46,7 +46,7 @@ def write_rgb(path: Path, rgb: np.ndarray) -> Path:
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Video]:
-    """Make a video of numbered frames on disk: ``make_video(count, name="clip", ...)``."""
+    """Factory for videos of numbered frames on disk: ``make_video(count, name="clip", ...)``."""
 
     def make(count: int, name: str = "clip", dataset: str = "fake") -> Video:
         frames = tuple(
@@ -60,7 +60,7 @@ def make_video(tmp_path: Path) -> Callable[..., Video]:
 
 @pytest.fixture(scope="session")
 def texture() -> np.ndarray:
-    """(160, 200, 3) uint8: smooth random texture, which every estimator can follow."""
+    """(160, 200, 3) uint8: smooth random texture, which every estimator can track."""
     noise = np.random.default_rng(0).integers(0, 255, (160, 200, 3)).astype(np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2.0).astype(np.float32)
     return np.clip((smooth - smooth.mean()) * 5 + 128, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Which frames a flow map joins; streams; estimators on frames of any size."""
+"""Choice of frame pairs, streaming, and estimators on frames of any size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskvos.flow.base import FlowEstimator, check_direction, pair_flow, partner
 directions = st.sampled_from(("forward", "backward"))
 
 
-def test_partner_follows_the_design() -> None:
+def test_partner_of_each_frame() -> None:
     assert [partner(i, 4) for i in range(4)] == [(1, 1), (2, 1), (3, 1), (2, -1)]
     assert [partner(i, 4, "backward") for i in range(4)] == [(1, -1), (0, 1), (1, 1), (2, 1)]
     assert [partner(i, 5, gap=2) for i in range(5)] == [(2, 1), (3, 1), (4, 1), (1, -1), (2, -1)]
@@ -23,7 +23,7 @@ def test_partner_follows_the_design() -> None:
 
 
 @given(count=st.integers(2, 12), gap=st.integers(1, 15), direction=directions, data=st.data())
-def test_partner_is_another_frame_at_the_gap_or_as_far_as_there_is(
+def test_partner_is_at_the_gap_or_as_far_away_as_possible(
     count: int, gap: int, direction: str, data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, count - 1))
@@ -36,14 +36,14 @@ def test_partner_is_another_frame_at_the_gap_or_as_far_as_there_is(
 
 
 @given(count=st.integers(1, 12), gap=st.integers(1, 15), data=st.data())
-def test_backward_is_forward_of_the_video_played_backwards(count: int, gap: int, data: st.DataObject) -> None:
+def test_backward_equals_forward_on_the_reversed_video(count: int, gap: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, count - 1))
     other, sign = partner(index, count, "backward", gap)
     assert (count - 1 - other, sign) == partner(count - 1 - index, count, "forward", gap)
 
 
 @given(count=st.integers(0, 14), gap=st.integers(1, 9), direction=directions)
-def test_stream_joins_the_same_frames(count: int, gap: int, direction: str) -> None:
+def test_stream_uses_the_pairs_of_partner(count: int, gap: int, direction: str) -> None:
     frames = [numbered_frame(i) for i in range(count)]
     streamed = list(stream_flow(iter(frames), Difference(), direction, gap))
     assert len(streamed) == count
@@ -57,7 +57,7 @@ def test_stream_joins_the_same_frames(count: int, gap: int, direction: str) -> N
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_stream_reads_no_further_ahead_than_it_must(direction: str) -> None:
+def test_stream_reads_ahead_no_more_than_the_gap(direction: str) -> None:
     read: list[int] = []
 
     def frames() -> object:
@@ -69,7 +69,7 @@ def test_stream_reads_no_further_ahead_than_it_must(direction: str) -> None:
         assert read[-1] <= min(19, index + 2)
 
 
-def test_stream_holds_a_few_frames_only() -> None:
+def test_stream_buffers_few_frames() -> None:
     alive: list[int] = []
 
     class Counted(np.ndarray):
@@ -90,7 +90,7 @@ def test_stream_holds_a_few_frames_only() -> None:
     assert most <= 3 * 3 + 3
 
 
-def test_settings_are_checked() -> None:
+def test_settings_are_validated() -> None:
     with pytest.raises(UserError, match="did you mean 'backward'"):
         check_direction("backwards", 1)
     for gap in (0, -1, 1.5, True, "2"):
@@ -108,18 +108,18 @@ def test_settings_are_checked() -> None:
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 9, dtype=torch.uint8)),
     ],
 )
-def test_estimators_refuse_what_is_not_a_pair_of_frames(first: torch.Tensor, second: torch.Tensor) -> None:
+def test_estimators_reject_invalid_inputs(first: torch.Tensor, second: torch.Tensor) -> None:
     with pytest.raises(UserError, match="flow"):
         Difference()(first, second)
 
 
-def test_frames_of_two_sizes_are_explained() -> None:
+def test_frames_of_different_size_are_rejected() -> None:
     with pytest.raises(UserError, match="8x6 and 9x6 pixels in one video"):
         pair_flow(numbered_frame(0), numbered_frame(1, width=9), Difference())
 
 
 class Ramp(FlowEstimator):
-    """Flow of a zoom by two about the corner at whatever size it is asked for: x grows to the width."""
+    """Flow of a zoom by two about the corner, at any size: u grows from 0 to the width."""
 
     min_size = 16
 
@@ -128,13 +128,13 @@ class Ramp(FlowEstimator):
         return {"name": "ramp"}
 
     def estimate(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        self.asked = tuple(first.shape[-2:])
-        y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in self.asked), indexing="ij")
+        self.seen = tuple(first.shape[-2:])
+        y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in self.seen), indexing="ij")
         return torch.stack([x, y]).float().expand(len(first), -1, -1, -1)
 
 
 @pytest.mark.parametrize(
-    ("size", "max_size", "asked"),
+    ("size", "max_size", "working"),
     [
         ((120, 200), None, (120, 200)),
         ((120, 200), 100, (60, 100)),
@@ -144,16 +144,16 @@ class Ramp(FlowEstimator):
         ((10, 2000), 100, (16, 100)),
     ],
 )
-def test_working_size_changes_the_grid_not_the_meaning(
-    size: tuple[int, int], max_size: int | None, asked: tuple[int, int]
+def test_flow_is_rescaled_from_the_working_size(
+    size: tuple[int, int], max_size: int | None, working: tuple[int, int]
 ) -> None:
     estimator = Ramp(max_size)
     frame = np.zeros((*size, 3), np.uint8)
     flow = pair_flow(frame, frame, estimator)
-    assert estimator.asked == asked
+    assert estimator.seen == working
     assert flow.shape == (*size, 2)
     for axis, side in ((0, size[1]), (1, size[0])):
         line = flow[..., axis].mean(axis)
-        margin = max(1, side // 10)  # interpolation cannot see beyond the border
+        margin = max(1, side // 10)  # interpolation is less accurate at the border
         expected = np.arange(side) + 0.5
         np.testing.assert_allclose(line[margin:-margin], expected[margin:-margin], rtol=0.02, atol=0.5)

@@ -1,4 +1,4 @@
-"""Flow on disk and as colours."""
+"""Flow file formats and colour coding."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from maskvos.flow.codec import (
     read_flow,
     rgb_to_flow,
     write_flow,
-    write_flow_picture,
+    write_flow_image,
 )
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
 def torchvision_levels(flow: torch.Tensor) -> torch.Tensor:
-    """Its picture of one (2, H, W) map; where its longest vector falls below level 0, it wraps round to 255."""
+    """torchvision's image of one (2, H, W) map, undoing its overflow (from below 0 to 255) at the longest vector."""
     theirs = flow_to_image(flow).float()
     length = flow.norm(dim=0)
     at_rim = (length > 0.99999 * length.max()).expand_as(theirs)
@@ -42,15 +42,15 @@ def random_flow(seed: int, height: int = 37, width: int = 53, scale: float = 8.0
 
 @given(seed=st.integers(0, 2**31), size=sizes, scale=st.sampled_from((1e-3, 0.1, 1.0, 30.0, 1e4)))
 @settings(max_examples=60, deadline=None)
-def test_wheel_is_that_of_torchvision(seed: int, size: tuple[int, int], scale: float) -> None:
+def test_colour_wheel_equals_torchvision(seed: int, size: tuple[int, int], scale: float) -> None:
     maps = torch.from_numpy(np.stack([random_flow(seed + i, *size, scale * (1 + i)) for i in range(3)]))
     maps = maps.permute(0, 3, 1, 2).contiguous()
     ours = flow_to_rgb_tensor(maps) * 255
-    for one, drawn in zip(maps, ours, strict=True):  # every map by its own largest magnitude
+    for one, drawn in zip(maps, ours, strict=True):  # each map is normalised by its own largest magnitude
         assert (drawn - torchvision_levels(one)).abs().max() <= 1.001
 
 
-def test_wheel_is_that_of_torchvision_in_every_direction_and_length() -> None:
+def test_colour_wheel_equals_torchvision_for_all_directions_and_magnitudes() -> None:
     angles, lengths = np.meshgrid(np.linspace(-np.pi, np.pi, 7201), np.linspace(0, 1, 41))
     flow = np.stack([lengths * np.cos(angles), lengths * np.sin(angles)], -1).astype(np.float32)
     theirs = flow_to_image(torch.from_numpy(flow).permute(2, 0, 1)).permute(1, 2, 0).numpy()
@@ -58,13 +58,13 @@ def test_wheel_is_that_of_torchvision_in_every_direction_and_length() -> None:
 
 
 @pytest.mark.parametrize("axis", [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)])
-def test_wheel_is_that_of_torchvision_along_the_axes(axis: tuple[float, float]) -> None:
+def test_colour_wheel_equals_torchvision_along_the_axes(axis: tuple[float, float]) -> None:
     flow = np.broadcast_to(np.array(axis, np.float32), (4, 5, 2))
     theirs = flow_to_image(torch.from_numpy(flow.copy()).permute(2, 0, 1)).permute(1, 2, 0).numpy()
     assert np.abs(flow_to_rgb(flow).astype(int) - theirs).max() <= 1
 
 
-def test_no_motion_is_white_and_broken_vectors_are_no_motion() -> None:
+def test_zero_flow_is_white_and_non_finite_vectors_are_zero_flow() -> None:
     assert (flow_to_rgb_tensor(torch.zeros(2, 2, 5, 7)) == 1).all()
     flow = torch.from_numpy(random_flow(0)).permute(2, 0, 1)[None].clone()
     clean = flow.clone()
@@ -74,7 +74,7 @@ def test_no_motion_is_white_and_broken_vectors_are_no_motion() -> None:
     torch.testing.assert_close(flow_to_rgb_tensor(flow), flow_to_rgb_tensor(clean), rtol=0, atol=0)
 
 
-def test_colours_do_not_depend_on_scale_and_stay_in_range() -> None:
+def test_colours_are_scale_invariant_and_in_range() -> None:
     flow = torch.from_numpy(random_flow(1)).permute(2, 0, 1)[None]
     rgb = flow_to_rgb_tensor(flow)
     assert rgb.min() >= 0
@@ -82,15 +82,18 @@ def test_colours_do_not_depend_on_scale_and_stay_in_range() -> None:
     torch.testing.assert_close(flow_to_rgb_tensor(flow * 16), rgb)
 
 
-def test_wheel_computes_in_float32_under_autocast_and_from_half() -> None:
-    flow = torch.from_numpy(random_flow(2)).permute(2, 0, 1)[None]
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(flow_to_rgb_tensor(flow), flow_to_rgb_tensor(flow))
-        assert flow_to_rgb_tensor(flow).dtype == torch.float32
-    assert flow_to_rgb_tensor(flow.half()).dtype == torch.float32
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_colour_wheel_computes_in_float32(dtype: torch.dtype, autocast: bool) -> None:
+    flow = torch.from_numpy(random_flow(2)).permute(2, 0, 1)[None].to(dtype)
+    expected = flow_to_rgb_tensor(flow.float())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        rgb = flow_to_rgb_tensor(flow)
+    assert rgb.dtype == torch.float32
+    assert torch.equal(rgb, expected)
 
 
-def test_wheel_is_one_graph_for_any_size() -> None:
+def test_colour_wheel_exports_with_dynamic_shapes() -> None:
     class Draw(torch.nn.Module):
         def forward(self, flow: torch.Tensor) -> torch.Tensor:
             return flow_to_rgb_tensor(flow)
@@ -101,9 +104,9 @@ def test_wheel_is_one_graph_for_any_size() -> None:
     torch.testing.assert_close(program.module()(flow), flow_to_rgb_tensor(flow))
 
 
-def test_wheel_is_the_same_in_onnx(tmp_path: Path) -> None:
+def test_colour_wheel_is_the_same_in_onnx(tmp_path: Path) -> None:
     for needed in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(needed, reason=f"drawing flow in ONNX needs {needed}")
+        pytest.importorskip(needed, reason=f"colour-coding flow in ONNX needs {needed}")
     import onnxruntime
 
     class Draw(torch.nn.Module):
@@ -123,7 +126,7 @@ def test_wheel_is_the_same_in_onnx(tmp_path: Path) -> None:
         np.testing.assert_allclose(drawn, flow_to_rgb_tensor(flow).numpy(), atol=1e-4)
 
 
-def test_colours_decode_to_the_vectors() -> None:
+def test_colours_decode_to_vectors() -> None:
     flow = random_flow(3, 60, 80)
     longest = float(np.linalg.norm(flow, axis=-1).max())
     error = np.linalg.norm(rgb_to_flow(flow_to_rgb(flow), longest) - flow, axis=-1)
@@ -134,13 +137,13 @@ def test_colours_decode_to_the_vectors() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_colour_pictures_are_read_as_vectors(tmp_path: Path, suffix: str) -> None:
+def test_colour_coded_images_are_read_as_vectors(tmp_path: Path, suffix: str) -> None:
     y, x = np.mgrid[-1:1:96j, -1:1:128j]
     flow = np.stack([x * 6, y * 9 + 2], -1).astype(np.float32)
     longest = float(np.linalg.norm(flow, axis=-1).max())
     path = tmp_path / f"flow{suffix}"
     if suffix == ".png":
-        write_flow_picture(path, flow)
+        write_flow_image(path, flow)
     else:
         cv2.imwrite(str(path), flow_to_rgb(flow)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
     error = np.linalg.norm(read_flow(path, longest) - flow, axis=-1)
@@ -149,7 +152,7 @@ def test_colour_pictures_are_read_as_vectors(tmp_path: Path, suffix: str) -> Non
 
 @given(seed=st.integers(0, 2**31), size=sizes)
 @settings(max_examples=25, deadline=None)
-def test_files_come_back(tmp_path_factory: pytest.TempPathFactory, seed: int, size: tuple[int, int]) -> None:
+def test_files_round_trip(tmp_path_factory: pytest.TempPathFactory, seed: int, size: tuple[int, int]) -> None:
     folder = tmp_path_factory.mktemp("flow")
     flow = random_flow(seed, *size)
     write_flow(folder / "exact.flo", flow)
@@ -159,7 +162,7 @@ def test_files_come_back(tmp_path_factory: pytest.TempPathFactory, seed: int, si
     np.testing.assert_array_equal(read_flow(folder / "kitti.png"), decode_kitti(encode_kitti(flow)))
 
 
-def test_kitti_file_is_laid_out_as_the_benchmark_says(tmp_path: Path) -> None:
+def test_kitti_file_layout(tmp_path: Path) -> None:
     flow = np.array([[[1.0, -2.0], [np.nan, 3.0]]], np.float32)
     write_flow(tmp_path / "kitti.png", flow)
     bgr = cv2.imread(str(tmp_path / "kitti.png"), cv2.IMREAD_UNCHANGED)
@@ -169,12 +172,12 @@ def test_kitti_file_is_laid_out_as_the_benchmark_says(tmp_path: Path) -> None:
     assert read_flow(tmp_path / "kitti.png").tolist() == [[[1.0, -2.0], [0.0, 0.0]]]
 
 
-def test_kitti_cuts_what_it_cannot_hold() -> None:
+def test_kitti_clips_out_of_range_vectors() -> None:
     decoded = decode_kitti(encode_kitti(np.array([[[9000.0, -9000.0]]], np.float32)))
     assert decoded.tolist() == [[[511.984375, -512.0]]]
 
 
-def test_flo_file_is_laid_out_as_middlebury_says(tmp_path: Path) -> None:
+def test_flo_file_layout(tmp_path: Path) -> None:
     flow = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
     write_flow(tmp_path / "a.flo", flow)
     data = (tmp_path / "a.flo").read_bytes()
@@ -183,7 +186,7 @@ def test_flo_file_is_laid_out_as_middlebury_says(tmp_path: Path) -> None:
     assert np.frombuffer(data, "<f4", offset=12).tolist() == list(range(12))
 
 
-def test_unknown_flow_in_flo_is_zero(tmp_path: Path) -> None:
+def test_unknown_vectors_in_flo_are_zero(tmp_path: Path) -> None:
     write_flow(tmp_path / "a.flo", np.array([[[1e10, 0.0], [np.nan, 1.0], [2.0, 3.0]]], np.float32))
     assert read_flow(tmp_path / "a.flo").tolist() == [[[0.0, 0.0], [0.0, 0.0], [2.0, 3.0]]]
 
@@ -191,23 +194,23 @@ def test_unknown_flow_in_flo_is_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.flo", b"PIEH", "does not begin"),
-        ("a.flo", b"JUNKJUNKJUNKJUNK", "does not begin"),
+        ("a.flo", b"PIEH", "no .flo header"),
+        ("a.flo", b"JUNKJUNKJUNKJUNK", "no .flo header"),
         ("a.flo", b"PIEH" + np.array([4, 4], "<i4").tobytes(), "4x4 pixels"),
         ("a.flo", b"PIEH" + np.array([-4, 4], "<i4").tobytes(), "-4x4 pixels"),
         ("a.png", b"", "0 bytes"),
         ("a.png", b"not a picture", "cannot be decoded"),
-        ("a.tiff", b"", "ending '.tiff'"),
+        ("a.tiff", b"", "extension '.tiff'"),
     ],
 )
-def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+def test_errors_name_the_corrupt_file(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=says) as caught:
         read_flow(tmp_path / name)
     assert name in str(caught.value)
 
 
-def test_wrong_use_is_explained(tmp_path: Path) -> None:
+def test_misuse_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.flo: it cannot be read"):
         read_flow(tmp_path / "none.flo")
     cv2.imwrite(str(tmp_path / "grey.png"), np.zeros((4, 4), np.uint8))
@@ -218,4 +221,4 @@ def test_wrong_use_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected"):
         write_flow(tmp_path / "a.flo", np.zeros((4, 4, 3), np.float32))
     with pytest.raises(UserError, match=r"choose \.png"):
-        write_flow_picture(tmp_path / "a.jpg", random_flow(0))
+        write_flow_image(tmp_path / "a.jpg", random_flow(0))

@@ -1,4 +1,4 @@
-"""OpenCV's DIS through our interface."""
+"""The DIS flow estimator."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_known_translation_is_recovered(texture: np.ndarray, preset: str, shift:
     assert np.linalg.norm(flow - np.array(shift, np.float32), axis=-1).mean() < 0.3
 
 
-def test_working_size_gives_the_same_motion(texture: np.ndarray) -> None:
+def test_max_size_gives_the_same_motion(texture: np.ndarray) -> None:
     second = np.roll(texture, (6, 4), (1, 0))
     flow = pair_flow(texture, second, DIS(max_size=100))
     assert flow.shape == (*texture.shape[:2], 2)
     np.testing.assert_allclose(np.median(flow[24:-24, 24:-24], (0, 1)), (6, 4), atol=0.5)
 
 
-def test_batch_is_its_pairs_one_by_one(texture: np.ndarray) -> None:
+def test_batch_equals_single_pairs(texture: np.ndarray) -> None:
     frames = torch.from_numpy(np.stack([np.roll(texture, 2 * i, 1) for i in range(3)])).permute(0, 3, 1, 2)
     dis = DIS("fast")
     together = dis(frames[:2], frames[1:])
@@ -42,7 +42,7 @@ def test_any_size_works(size: tuple[int, int]) -> None:
     assert np.abs(flow).max() < 0.5
 
 
-def test_settings_are_checked_and_tell_estimators_apart() -> None:
+def test_settings_are_validated_and_change_the_fingerprint() -> None:
     with pytest.raises(UserError, match="did you mean 'medium'"):
         DIS("medum")
     with pytest.raises(UserError, match="max_size=8"):
@@ -55,8 +55,8 @@ def test_settings_are_checked_and_tell_estimators_apart() -> None:
 NUMBERS = {"finest_scale": 0, "patch_stride": 6, "refinements": 12, "smoothness": 60.0}
 
 
-def test_smoother_flow_has_fewer_steps_within_what_moves_alike(texture: np.ndarray) -> None:
-    """Noise on the second frame makes the flow of one translation rough; weight on smoothness takes it away."""
+def test_smoothness_reduces_noise_in_uniform_motion(texture: np.ndarray) -> None:
+    """Noise on the second frame makes the flow of a translation rough; a larger smoothness weight removes it."""
     noise = np.random.default_rng(0).normal(0, 12, texture.shape)
     second = np.clip(np.roll(texture, 3, 1) + noise, 0, 255).astype(np.uint8)
     rough, smooth = (
@@ -68,7 +68,7 @@ def test_smoother_flow_has_fewer_steps_within_what_moves_alike(texture: np.ndarr
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("finest_scale", [0, 2])
 @pytest.mark.parametrize("patch_stride", [1, 8])
-def test_any_size_works_at_the_ends_of_the_ranges(preset: str, finest_scale: int, patch_stride: int) -> None:
+def test_any_size_works_at_the_limits_of_the_ranges(preset: str, finest_scale: int, patch_stride: int) -> None:
     dis = DIS(preset, finest_scale=finest_scale, patch_stride=patch_stride)
     for size in ((32, 32), (33, 500), (300, 20), (65, 64)):
         frame = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
@@ -76,17 +76,19 @@ def test_any_size_works_at_the_ends_of_the_ranges(preset: str, finest_scale: int
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_every_number_changes_flow_and_fingerprint_and_has_a_range(texture: np.ndarray, name: str) -> None:
+def test_each_number_changes_flow_and_fingerprint_and_is_validated(texture: np.ndarray, name: str) -> None:
     second = np.roll(texture, (2, 3), (0, 1))[:, ::-1].copy()
     changed = DIS(**{name: NUMBERS[name]})
     assert np.abs(pair_flow(texture, second, changed) - pair_flow(texture, second, DIS())).max() > 0
     assert changed.fingerprint != DIS().fingerprint
     for value in (-1, 10**7, "abc", float("nan")):
-        with pytest.raises(UserError, match=f"flow.estimator.{name}={value}: a .*number from .* to "):
+        with pytest.raises(
+            UserError, match=f"flow.estimator.{name}={value}: expected an? (number|integer) from .* to "
+        ):
             DIS(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["finest_scale", "patch_stride", "refinements"])
-def test_what_is_counted_is_whole(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}=1.5: a whole number"):
+def test_counts_must_be_integers(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}=1.5: expected an integer"):
         DIS(**{name: 1.5})

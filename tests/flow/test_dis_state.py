@@ -1,4 +1,4 @@
-"""DIS gives the same flow of a pair whatever it has seen before."""
+"""DIS is stateless: the flow of a pair does not depend on earlier calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RAFT through our interface, by weights under either of their names."""
+"""The RAFT flow estimator, with torchvision's and the authors' checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.models.optical_flow import Raft_Small_Weights, raft_large, raft
 from maskvos.errors import UserError
 from maskvos.flow.base import pair_flow
 from maskvos.flow.dis import DIS
-from maskvos.flow.raft import RAFT, translate_state
+from maskvos.flow.raft import RAFT, convert_state
 
 _AUTHORS = (
     (r"^feature_encoder\.", "fnet."),
@@ -34,34 +34,34 @@ _AUTHORS = (
 
 
 def authors_state(state: dict[str, torch.Tensor], large: bool) -> dict[str, torch.Tensor]:
-    """The same tensors as RAFT's authors name them, with the duplicates that their files hold."""
+    """The same tensors under the authors' names, with the duplicates that their files contain."""
     gru = r".gru.conv\2\1." if large else r".gru.conv\2."
-    named = {}
+    renamed = {}
     for name, value in state.items():
         for pattern, replacement in (*_AUTHORS, (r"\.recurrent_block\.convgru(\d)\.conv([zrq])\.", gru)):
             name = re.sub(pattern, replacement, name)
-        named["module." + name] = value
+        renamed["module." + name] = value
         if large and ".downsample.1." in name:
-            named["module." + name.replace("downsample.1", "norm3")] = value
-    return named
+            renamed["module." + name.replace("downsample.1", "norm3")] = value
+    return renamed
 
 
 @pytest.mark.parametrize("variant", ["small", "large"])
-def test_checkpoints_of_the_authors_are_read(tmp_path: Path, variant: str) -> None:
+def test_checkpoints_of_the_authors_are_converted(tmp_path: Path, variant: str) -> None:
     torch.manual_seed(0)
     network = raft_small() if variant == "small" else raft_large()
     state = authors_state(network.state_dict(), variant == "large")
     assert "module.update_block.gru.convz" + ("1" if variant == "large" else "") + ".weight" in state
     torch.save(state, tmp_path / "raft.pth")
-    loaded = RAFT(variant, tmp_path / "raft.pth")._loaded()
+    loaded = RAFT(variant, tmp_path / "raft.pth")._load()
     expected = network.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(value.cpu(), expected[name]) for name, value in loaded.state_dict().items())
 
 
-def test_names_of_torchvision_stay_as_they_are() -> None:
+def test_torchvision_checkpoints_are_unchanged() -> None:
     state = raft_large().state_dict()
-    assert translate_state(state).keys() == state.keys()
+    assert convert_state(state).keys() == state.keys()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (100, 131), (128, 128), (130, 141)])
@@ -85,19 +85,19 @@ def test_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert len(prints) == 5
 
 
-def test_no_download_no_random_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(Raft_Small_Weights.DEFAULT.__class__, "get_state_dict", offline)
-    raft = RAFT("small")  # building it needs no network
+    raft = RAFT("small")  # constructing it needs no network
     with pytest.raises(UserError, match=r"could not be downloaded.*flow\.estimator\.weights=<path>.*flow=dis"):
         raft.prepare()
     with pytest.raises(UserError, match="random flow"):
         RAFT("small", None)
 
 
-def test_unusable_weights_are_explained(tmp_path: Path) -> None:
+def test_invalid_weights_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.pth: it cannot be read"):
         RAFT("small", tmp_path / "none.pth")
     with pytest.raises(UserError, match="did you mean 'small'"):
@@ -112,13 +112,13 @@ def test_unusable_weights_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "raft.pth"
     for content in (b"", b"not weights", pickle.dumps(Evil(), protocol=2)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="reads safely"):
+        with pytest.raises(UserError, match="weights_only=True"):
             RAFT("small", path).prepare()
     torch.save(raft_large().state_dict(), path)
-    with pytest.raises(UserError, match=r"not those of RAFT small.*flow=raft_large"):
+    with pytest.raises(UserError, match=r"do not match RAFT small.*flow=raft_large"):
         RAFT("small", path).prepare()
     torch.save([1, 2], path)
-    with pytest.raises(UserError, match="no plain state dict"):
+    with pytest.raises(UserError, match="not a state dict"):
         RAFT("small", path).prepare()
 
 
@@ -131,10 +131,10 @@ def test_published_weights_recover_known_motion(shared: Path, texture: np.ndarra
 
 @pytest.mark.shared
 def test_published_weights_explain_real_frames(shared: Path) -> None:
-    """Warping by RAFT-small explains most of what changes between frames.
+    """Warping by RAFT-small removes most of the photometric error between frames.
 
-    DIS, which minimises the brightness difference itself, explains a little more: the gap is bounded here both ways,
-    so that neither a wrong channel order nor a shifted grid passes unseen.
+    DIS, which minimises the photometric error directly, removes a little more. Bounding the error relative to both
+    catches a wrong channel order or a shifted grid.
     """
     folder = shared / "data" / "DAVIS" / "JPEGImages" / "480p"
     errors: dict[str, list[float]] = {"none": [], "dis": [], "raft": []}
@@ -154,7 +154,7 @@ def test_published_weights_explain_real_frames(shared: Path) -> None:
 
 
 def photometric_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> float:
-    """Mean absolute difference of levels between the first frame and the second fetched along the flow."""
+    """Mean absolute difference between the first frame and the second frame warped by the flow."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     warped = cv2.remap(second, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

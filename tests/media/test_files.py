@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from maskvos.errors import UserError
-from maskvos.flow.codec import write_flow, write_flow_picture
+from maskvos.flow.codec import write_flow, write_flow_image
 from maskvos.media.files import ensure_writable, write_bytes
 from maskvos.media.images import write_image
 from maskvos.metrics import Protocol
@@ -22,7 +22,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "bytes": lambda folder: write_bytes(folder / "a.txt", b"text"),
     "image": lambda folder: write_image(folder / "a.png", np.zeros((4, 4), np.uint8)),
     "flow": lambda folder: write_flow(folder / "a.flo", FLOW),
-    "picture": lambda folder: write_flow_picture(folder / "a.png", FLOW),
+    "picture": lambda folder: write_flow_image(folder / "a.png", FLOW),
     "scores": lambda folder: Protocol("p").summarise([], []).write(folder),
 }
 each_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)

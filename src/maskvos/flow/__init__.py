@@ -1,1 +1,1 @@
-"""Optical flow: estimated, read and written, drawn in colours, kept on disk."""
+"""Optical flow: estimators, file formats, colour coding, and an on-disk cache."""

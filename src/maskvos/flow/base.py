@@ -1,4 +1,4 @@
-"""What a flow estimator is, which two frames a flow map joins, and flow of a stream of frames."""
+"""The flow estimator interface, the choice of frame pairs, and flow of a stream of frames."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ DIRECTIONS = ("forward", "backward")
 
 
 class FlowEstimator(ABC):
-    """Optical flow of pairs of frames; subclasses give `estimate` and `settings`.
+    """Base class of optical flow estimators; subclasses implement `estimate` and `settings`.
 
     Args:
-        max_size: Longest side at which flow is estimated, in pixels; larger frames are reduced first, and the flow
-            is brought back to the frame's own grid. None: as they are.
+        max_size: Longest side in pixels at which flow is estimated; larger frames are downscaled first and the flow is
+            resized to the frame. None: estimate at full resolution.
 
     Raises:
-        UserError: ``max_size`` is too small to estimate anything.
+        UserError: ``max_size`` is below `min_size`.
     """
 
     min_size: int = 32
-    """Shortest side at which `estimate` works; smaller frames are enlarged first."""
+    """Shortest side in pixels that `estimate` supports; smaller frames are upscaled first."""
 
     def __init__(self, max_size: int | None = None) -> None:
         if max_size is not None and max_size < self.min_size:
@@ -40,15 +40,15 @@ class FlowEstimator(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, str | int | float | None]:
-        """Everything that the result depends on, in plain values; ``name`` comes first."""
+        """Everything that the flow depends on, as plain values; must contain ``name``."""
 
     @abstractmethod
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
-        """Flow at the working size.
+        """Estimate flow at the input resolution.
 
         Args:
             first: (B, 3, H, W) uint8 RGB, sides at least `min_size`.
-            second: The same of the second frames.
+            second: The second frames, same shape and dtype.
 
         Returns:
             (B, 2, H, W) float32, pixels, x then y, from first to second, on the CPU or the estimator's device.
@@ -56,42 +56,42 @@ class FlowEstimator(ABC):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether `estimate` runs on a GPU here; loading processes, which cannot share it, use the CPU all the same."""
+        """Whether `estimate` runs on a GPU in this process; data loader workers always use the CPU."""
         return False
 
     def prepare(self) -> None:  # noqa: B027, an estimator without weights has nothing to prepare
-        """Load whatever `estimate` needs, so that a mistake shows before the work begins.
+        """Load the weights, so that a missing file is reported before the work starts.
 
         Raises:
-            UserError: Something that it needs is not there.
+            UserError: The weights cannot be loaded.
         """
 
     @property
     def fingerprint(self) -> str:
-        """Name of these settings and weights, fit for a folder: it changes whenever they do."""
+        """Folder name that identifies the settings and weights: ``<name>-<hash>``."""
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         return f"{self.settings['name']}-{digest[:12]}"
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Flow of pairs of frames on their own grid.
+        """Estimate flow for a batch of frame pairs of any size.
 
         Args:
             first: (B, 3, H, W) uint8 RGB.
-            second: The same of the second frames.
+            second: The second frames, same shape and dtype.
 
         Returns:
-            (B, 2, H, W) float32, pixels of the input's grid, x then y, from first to second; on the input's device.
+            (B, 2, H, W) float32, pixels of the input grid, x then y, from first to second; on the input's device.
 
         Raises:
-            UserError: The inputs are of another shape or type, or differ in size.
+            UserError: Wrong shape or dtype, or the two batches differ in size.
         """
         if first.ndim != 4 or first.shape[1] != 3 or first.dtype != torch.uint8 or 0 in first.shape:
             raise UserError(f"flow: expected frames (B, 3, H, W) uint8, got {tuple(first.shape)} {first.dtype}")
         if first.shape != second.shape or first.dtype != second.dtype:
             raise UserError(
-                f"flow: two frames differ, {tuple(first.shape)} {first.dtype} and {tuple(second.shape)} "
-                f"{second.dtype}; all frames of a video must be of one size, resize or re-export them"
+                f"flow: the two frames differ, {tuple(first.shape)} {first.dtype} and {tuple(second.shape)} "
+                f"{second.dtype}; all frames of a video must have the same size: resize or re-export them"
             )
         height, width = first.shape[-2:]
         working = self._working_size(height, width)
@@ -107,32 +107,33 @@ class FlowEstimator(ABC):
 
 
 def check_direction(direction: str, gap: int) -> None:
-    """Check the two settings that say which frames a flow map joins.
+    """Validate the flow direction and frame gap.
 
     Raises:
-        UserError: The direction is not known, or the gap is not a positive whole number.
+        UserError: Unknown direction, or the gap is not a positive integer.
     """
     if direction not in DIRECTIONS:
-        raise UserError(f"flow.direction={direction!r}: not known; {nearest(str(direction), DIRECTIONS)}")
+        raise UserError(f"flow.direction={direction!r}: unknown direction; {nearest(str(direction), DIRECTIONS)}")
     if isinstance(gap, bool) or not isinstance(gap, int) or gap < 1:
-        raise UserError(f"flow.gap={gap!r}: it must be a whole number of frames, 1 or more")
+        raise UserError(f"flow.gap={gap!r}: it must be an integer number of frames, 1 or more")
 
 
 def partner(index: int, count: int, direction: str = "forward", gap: int = 1) -> tuple[int, int]:
-    """Which frame the flow of a frame leads to, and its sign.
+    """Choose the second frame of a flow pair, and the sign of the flow.
 
-    The frame ``gap`` steps on in the direction; where the video ends before that, the frame ``gap`` steps the
-    other way, and the flow is negated; where both are missing, the end of the video that is farther away (the
-    direction's own where they are equally far). A one-frame video leads to itself: zero flow.
+    Normally this is the frame ``gap`` steps away in the given direction. Near the end of the video it is the frame
+    ``gap`` steps in the opposite direction, with the flow negated. If neither exists, it is the first or last frame,
+    whichever is farther away (on a tie, the one in the given direction). A one-frame video is paired with itself: zero
+    flow.
 
     Args:
-        index: The frame, 0 to ``count - 1``.
-        count: Frames in the video.
+        index: Frame index, 0 to ``count - 1``.
+        count: Number of frames in the video.
         direction: ``forward`` or ``backward``.
-        gap: Steps between the two frames.
+        gap: Distance between the two frames, in frames.
 
     Returns:
-        Index of the other frame and +1 or -1, the factor to the flow.
+        Index of the second frame, and the sign (+1 or -1) to multiply the flow with.
     """
     step = gap if direction == "forward" else -gap
     if 0 <= index + step < count:
@@ -144,12 +145,12 @@ def partner(index: int, count: int, direction: str = "forward", gap: int = 1) ->
 
 
 def pair_flow(first: np.ndarray, second: np.ndarray, estimator: FlowEstimator) -> np.ndarray:
-    """Flow of one pair of frames as arrays.
+    """Flow of one pair of frames as NumPy arrays.
 
     Args:
         first: (H, W, 3) uint8 RGB.
-        second: The same of the second frame.
-        estimator: What estimates it.
+        second: (H, W, 3) uint8 RGB.
+        estimator: The flow estimator.
 
     Returns:
         (H, W, 2) float32, pixels, x then y, from first to second.
@@ -158,15 +159,15 @@ def pair_flow(first: np.ndarray, second: np.ndarray, estimator: FlowEstimator) -
 
 
 def batch_flow(firsts: list[np.ndarray], seconds: list[np.ndarray], estimator: FlowEstimator) -> list[np.ndarray]:
-    """Flow of several pairs of frames of one size as arrays, in one call of the estimator.
+    """Flow of several frame pairs as NumPy arrays, in one call to the estimator.
 
     Args:
-        firsts: Each (H, W, 3) uint8 RGB.
-        seconds: The same of the second frames.
-        estimator: What estimates it.
+        firsts: First frames, each (H, W, 3) uint8 RGB, all of one size.
+        seconds: Second frames, same format.
+        estimator: The flow estimator.
 
     Returns:
-        Per pair (H, W, 2) float32, pixels, x then y, from first to second.
+        One (H, W, 2) float32 per pair, pixels, x then y, from first to second.
 
     Raises:
         UserError: The frames differ in size.
@@ -174,7 +175,7 @@ def batch_flow(firsts: list[np.ndarray], seconds: list[np.ndarray], estimator: F
     sizes = {frame.shape[:2] for frame in (*firsts, *seconds)}
     if len(sizes) > 1:
         shown = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
-        raise UserError(f"frames of {shown} pixels in one video: all must be of one size, resize or re-export them")
+        raise UserError(f"frames of {shown} pixels in one video: all must have the same size; resize or re-export them")
     flow = estimator(*(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) for frames in (firsts, seconds)))
     return list(np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy()))
 
@@ -182,36 +183,36 @@ def batch_flow(firsts: list[np.ndarray], seconds: list[np.ndarray], estimator: F
 def stream_flow(
     frames: Iterable[np.ndarray], estimator: FlowEstimator, direction: str = "forward", gap: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Flow of a video that is read once, in order of time; see `partner` for which frames are joined.
+    """Flow of a stream of frames, each read once; `partner` chooses the pairs.
 
-    Holds at most about three gaps of frames, however long the video is.
+    Buffers about ``3 * gap`` frames, whatever the length of the video.
 
     Args:
-        frames: Each (H, W, 3) uint8 RGB, all of one size.
-        estimator: What estimates flow.
+        frames: Frames in temporal order, each (H, W, 3) uint8 RGB, all of one size.
+        estimator: The flow estimator.
         direction: ``forward`` or ``backward``.
-        gap: Steps between the two frames.
+        gap: Distance between the two frames, in frames.
 
     Yields:
-        Every frame with its flow, (H, W, 2) float32, pixels, x then y.
+        Each frame and its flow, (H, W, 2) float32, pixels, x then y.
 
     Raises:
-        UserError: The direction, the gap or a frame's size does not fit.
+        UserError: Invalid direction or gap, or the frames differ in size.
     """
     check_direction(direction, gap)
-    held: dict[int, np.ndarray] = {}
+    buffer: dict[int, np.ndarray] = {}
     current = 0
 
     def emit(count: int) -> tuple[np.ndarray, np.ndarray]:
-        frame = held[current]
+        frame = buffer[current]
         other, sign = partner(current, count, direction, gap)
-        flow = pair_flow(frame, held[other], estimator) * np.float32(sign) if other != current else _still(frame)
-        held.pop(current - 2 * gap, None)
+        flow = pair_flow(frame, buffer[other], estimator) * np.float32(sign) if other != current else zero_flow(frame)
+        buffer.pop(current - 2 * gap, None)
         return frame, flow
 
     arrived = 0
     for frame in frames:
-        held[arrived] = frame
+        buffer[arrived] = frame
         arrived += 1
         while current + gap < arrived or (direction == "backward" and gap <= current < arrived):
             yield emit(arrived)
@@ -221,7 +222,8 @@ def stream_flow(
         current += 1
 
 
-def _still(frame: np.ndarray) -> np.ndarray:
+def zero_flow(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 2) float32 zeros for a frame (H, W, 3)."""
     return np.zeros((*frame.shape[:2], 2), np.float32)
 
 

@@ -1,6 +1,6 @@
-"""Optical flow on disk (``.flo``, 16-bit KITTI PNG) and as a colour picture (Middlebury wheel), both ways.
+"""Read and write optical flow (``.flo``, 16-bit KITTI PNG), and convert it to and from Middlebury colour coding.
 
-A flow map in numpy is (H, W, 2) float32, pixels of its own grid, x then y; in torch it is (B, 2, H, W).
+A flow map in NumPy is (H, W, 2) float32, pixels of its own grid, x then y; in torch it is (B, 2, H, W).
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
 
 FLOW_SUFFIXES = (".flo", ".png", ".jpg", ".jpeg")
-"""Endings that `read_flow` understands."""
+"""File extensions that `read_flow` supports."""
 
 _FLO_MAGIC = b"PIEH"
-# Middlebury marks unknown flow by components above this.
+# Middlebury marks unknown flow with components above this value.
 _FLO_UNKNOWN = 1e9
 _KITTI_SCALE = 64.0
 _KITTI_ZERO = 2**15
 
-# The wheel has 55 colours in six straight stretches (red-yellow 15, yellow-green 6, green-cyan 4, cyan-blue 11,
-# blue-magenta 13, magenta-red 6); positions on it run from 0 to 54.
+# The wheel has 55 colours in six linear segments (red-yellow 15, yellow-green 6, green-cyan 4, cyan-blue 11,
+# blue-magenta 13, magenta-red 6), at positions 0 to 54.
 _WHEEL_HALF = 27.0
-# The published table of colours is rounded down, so a rising stretch lies up to 12/13 of a level below its line.
+# The published colour table is rounded down, so a rising segment lies up to 12/13 of a level below its line.
 _ROUNDED = 12 / 13 / 255
 
 
 def flow_to_rgb_tensor(flow: Tensor) -> Tensor:
-    """Draw flow by the Middlebury colour wheel: hue is direction, saturation is magnitude, white is no motion.
+    """Colour-code flow with the Middlebury wheel: hue is direction, saturation is magnitude, white is no motion.
 
-    Each map is normalised by its own largest magnitude. The 55 colours of the wheel lie on straight lines, so they
-    are computed, not looked up: elementwise operations on fixed shapes only, without reading a value back to the
-    host, which suits ``torch.compile``, ONNX and autocast (it computes in float32 whatever comes in). No gradient
-    flows through it. Vectors that are not finite, or too long to be squared in float32, are drawn as no
-    motion; a map without motion is white.
+    Each map is normalised by its own largest magnitude. The colour wheel is piecewise linear, so colours are computed
+    instead of looked up: elementwise operations only, no host synchronisation, no data-dependent shapes. It can
+    therefore be compiled and exported to ONNX, and it always computes in float32, also under autocast. It is not
+    differentiable. Vectors that are not finite, or overflow when squared in float32, are drawn as no motion.
 
-    Wheel: Baker et al., "A Database and Evaluation Methodology for Optical Flow", ICCV 2007; equals
-    ``torchvision.utils.flow_to_image`` of each single map to within one level of 255.
+    Wheel: Baker et al., "A Database and Evaluation Methodology for Optical Flow", ICCV 2007. Equals
+    ``torchvision.utils.flow_to_image`` of each map to within one level of 255.
 
     Args:
-        flow: (B, 2, H, W), any floating type, pixels, x then y.
+        flow: (B, 2, H, W), any floating dtype, pixels, x then y.
 
     Returns:
         (B, 3, H, W) float32 RGB in [0, 1].
@@ -54,7 +53,7 @@ def flow_to_rgb_tensor(flow: Tensor) -> Tensor:
 
 
 def flow_to_rgb(flow: np.ndarray) -> np.ndarray:
-    """Draw one flow map by the Middlebury colour wheel, see `flow_to_rgb_tensor`.
+    """Colour-code one flow map with the Middlebury wheel, see `flow_to_rgb_tensor`.
 
     Args:
         flow: (H, W, 2) float, pixels, x then y.
@@ -67,15 +66,15 @@ def flow_to_rgb(flow: np.ndarray) -> np.ndarray:
 
 
 def _wheel(flow: Tensor) -> list[Tensor]:
-    """Red, green and blue of `flow_to_rgb_tensor`, each (B, H, W); in place, which takes half the time."""
+    """Red, green and blue of `flow_to_rgb_tensor`, each (B, H, W); in-place operations halve the time."""
     u, v = flow.detach().float().unbind(1)
     magnitude = (u * u).addcmul_(v, v).nan_to_num_(0.0, 0.0, 0.0).sqrt_()
     magnitude = magnitude.div_(magnitude.amax((1, 2), keepdim=True).clamp_min(1e-12))
-    # ONNX has no atan2; what stands in for it divides: by -0, where u is 0, it would turn vertical flow over.
+    # ONNX has no atan2: the exporter divides instead, and dividing by -0 where u is 0 would flip vertical flow.
     angle = torch.atan2(-v, 1e-30 - u).nan_to_num_(0.0)
 
     def line(zero: float, steps: float) -> Tensor:
-        """A colour less 1 along the wheel: 0 at one position and 1 after so many steps."""
+        """One channel minus 1, linear along the wheel: 0 at position ``zero``, 1 after ``steps`` positions."""
         return (angle * (_WHEEL_HALF / math.pi / steps)).add_((_WHEEL_HALF - zero) / steps - 1.0)
 
     red = torch.maximum(line(21, -6), line(36 + 13 * _ROUNDED, 13))
@@ -85,21 +84,21 @@ def _wheel(flow: Tensor) -> list[Tensor]:
 
 
 def rgb_to_flow(rgb: np.ndarray, max_flow: float = 1.0) -> np.ndarray:
-    """Decode a picture in the colours of the Middlebury wheel back to vectors.
+    """Decode a Middlebury colour-coded image to flow vectors.
 
-    Saturation gives the magnitude and hue the direction. The picture does not say its scale: pictures are normalised
-    by the largest magnitude of the map, so the vectors come out as shares of ``max_flow``. Colours that
-    compression has moved off the wheel go to the nearest hue and saturation.
+    Hue gives the direction and saturation the magnitude. The image does not store its scale: it was normalised by the
+    largest magnitude of the map, so magnitudes are returned as fractions of ``max_flow``. Colours that compression
+    moved off the wheel are mapped to the nearest hue and saturation.
 
     Args:
         rgb: (H, W, 3) uint8 RGB.
-        max_flow: Length in pixels of a fully saturated vector.
+        max_flow: Magnitude in pixels of a fully saturated colour.
 
     Returns:
         (H, W, 2) float32, x then y.
     """
     hsv = cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2HSV)
-    # Corners of the wheel and their hues in degrees; the last position, 54, is one sixth short of red again.
+    # Hues in degrees at the corners of the wheel; the last position, 54, is one step before red.
     position = np.interp(hsv[..., 0], (0, 60, 120, 180, 240, 300, 350), (0, 15, 21, 25, 36, 49, 54))
     angle = (position.astype(np.float32) / _WHEEL_HALF - 1.0) * math.pi
     length = hsv[..., 1] * np.float32(max_flow)
@@ -107,10 +106,10 @@ def rgb_to_flow(rgb: np.ndarray, max_flow: float = 1.0) -> np.ndarray:
 
 
 def encode_kitti(flow: np.ndarray) -> np.ndarray:
-    """Pack flow into the three 16-bit channels of KITTI: steps of 1/64 pixel, range -512 to 511.98 pixels.
+    """Encode flow as three 16-bit channels in KITTI format: resolution 1/64 pixel, range -512 to 511.98 pixels.
 
-    Longer vectors are cut to that range, component by component; vectors that are not finite are marked invalid.
-    Format: development kit of the KITTI flow benchmark 2012/2015.
+    Components outside that range are clipped; vectors that are not finite are marked invalid. Format: development kit
+    of the KITTI flow benchmark 2012/2015.
 
     Args:
         flow: (H, W, 2) float, pixels, x then y.
@@ -120,7 +119,7 @@ def encode_kitti(flow: np.ndarray) -> np.ndarray:
     """
     valid = np.isfinite(flow).all(-1)
     packed = np.zeros((*flow.shape[:2], 3), np.uint16)
-    # Rounded before the offset, which would cost a float32 the last bits.
+    # Round before adding the offset, which would lose the last bits in float32.
     steps = np.rint(np.where(valid[..., None], flow, 0.0) * np.float32(_KITTI_SCALE)) + _KITTI_ZERO
     packed[..., :2] = np.clip(steps, 0, 2**16 - 1) * valid[..., None]
     packed[..., 2] = valid
@@ -128,7 +127,7 @@ def encode_kitti(flow: np.ndarray) -> np.ndarray:
 
 
 def decode_kitti(packed: np.ndarray) -> np.ndarray:
-    """Unpack the three 16-bit channels of KITTI; invalid pixels become zero flow.
+    """Decode three 16-bit channels in KITTI format; invalid pixels become zero flow.
 
     Args:
         packed: (H, W, 3) uint16: x, y, valid.
@@ -137,7 +136,7 @@ def decode_kitti(packed: np.ndarray) -> np.ndarray:
         (H, W, 2) float32, pixels, x then y.
     """
     flow = np.empty((*packed.shape[:2], 2), np.float32)
-    for axis in (0, 1):  # channel by channel: several times faster than a slice of two channels
+    for axis in (0, 1):  # one channel at a time is several times faster than slicing both
         np.subtract(packed[..., axis], np.float32(_KITTI_ZERO), out=flow[..., axis])
     flow *= np.float32(1 / _KITTI_SCALE)
     valid = packed[..., 2]
@@ -147,51 +146,50 @@ def decode_kitti(packed: np.ndarray) -> np.ndarray:
 
 
 def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
-    """Read a flow map: Middlebury ``.flo``, 16-bit KITTI ``.png``, or a picture in the colours of the wheel.
+    """Read a flow map: Middlebury ``.flo``, 16-bit KITTI ``.png``, or an 8-bit colour-coded image.
 
-    Unknown vectors (above 1e9 in ``.flo``, invalid in KITTI, not finite anywhere) are read as zero.
+    Unknown vectors (above 1e9 in ``.flo``, invalid in KITTI, or not finite) are read as zero.
 
     Args:
-        path: The file; what is in a ``.png`` is told by its depth.
-        max_flow: Length in pixels of a fully saturated colour, see `rgb_to_flow`; other formats carry their scale.
+        path: The file; the bit depth of a ``.png`` tells its format.
+        max_flow: Magnitude in pixels of a fully saturated colour, see `rgb_to_flow`; ignored for the other formats.
 
     Returns:
         (H, W, 2) float32, pixels, x then y.
 
     Raises:
-        UserError: The file is missing, damaged or of another kind.
+        UserError: The file is missing, corrupt or not a flow map.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in FLOW_SUFFIXES:
-        raise UserError(f"flow {path}: ending '{suffix}' is not known; flow is read from {', '.join(FLOW_SUFFIXES)}")
+        raise UserError(f"flow {path}: unsupported extension '{suffix}'; use {', '.join(FLOW_SUFFIXES)}")
     data = _read_bytes(path)
     if suffix == ".flo":
         return _decode_flo(path, data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if pixels is None:
-        raise UserError(f"flow {path}: it cannot be decoded ({len(data)} bytes); delete it and make it again")
+        raise UserError(f"flow {path}: it cannot be decoded ({len(data)} bytes); delete it and compute it again")
     if pixels.ndim != 3 or pixels.shape[2] < 3:
         raise UserError(
-            f"flow {path}: it has one channel; expected a 16-bit KITTI PNG or a picture in the colours of the "
-            "Middlebury wheel, both of three channels"
+            f"flow {path}: it has one channel; expected three: a 16-bit KITTI PNG or an image with Middlebury "
+            "colour coding"
         )
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
     return decode_kitti(pixels) if pixels.dtype == np.uint16 else rgb_to_flow(pixels, max_flow)
 
 
 def write_flow(path: Path | str, flow: np.ndarray) -> None:
-    """Write a flow map as Middlebury ``.flo`` (exact) or 16-bit KITTI ``.png`` (1/64 pixel), by the path's ending.
+    """Write a flow map as Middlebury ``.flo`` (lossless) or 16-bit KITTI ``.png`` (1/64 pixel), by file extension.
 
-    The file appears under its name only when it is complete; missing folders are made.
+    The write is atomic; missing folders are created.
 
     Args:
-        path: Where to.
+        path: Output file.
         flow: (H, W, 2) float, pixels, x then y.
 
     Raises:
-        UserError: The ending is neither ``.flo`` nor ``.png``, the array is not a flow map, or the file cannot be
-            written.
+        UserError: Unsupported extension, the array is not a flow map, or the file cannot be written.
     """
     path = Path(path)
     if flow.ndim != 3 or flow.shape[2] != 2 or 0 in flow.shape:
@@ -203,29 +201,29 @@ def write_flow(path: Path | str, flow: np.ndarray) -> None:
     elif suffix == ".png":
         write_bytes(path, _encode_png(encode_kitti(flow)))
     else:
-        raise UserError(f"flow {path}: ending '{suffix}' cannot be written; choose .flo or .png")
+        raise UserError(f"flow {path}: unsupported extension '{suffix}'; choose .flo or .png")
 
 
-def write_flow_picture(path: Path | str, flow: np.ndarray) -> None:
-    """Write a flow map as an 8-bit PNG in the colours of the Middlebury wheel; its scale is lost.
+def write_flow_image(path: Path | str, flow: np.ndarray) -> None:
+    """Write a flow map as an 8-bit PNG with Middlebury colour coding; the scale is lost.
 
     Args:
-        path: Where to; must end in ``.png``.
+        path: Output file, ``.png``.
         flow: (H, W, 2) float, pixels, x then y.
 
     Raises:
-        UserError: The ending is not ``.png``, or the file cannot be written.
+        UserError: The extension is not ``.png``, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise UserError(f"flow picture {path}: ending '{path.suffix}' cannot be written; choose .png")
+        raise UserError(f"flow image {path}: unsupported extension '{path.suffix}'; choose .png")
     write_bytes(path, _encode_png(flow_to_rgb(flow)))
 
 
 def _encode_png(rgb: np.ndarray) -> bytes:
-    # Runs only: flow holds no repeated patterns to search for; this is both faster and smaller on real flow.
-    how = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
+    # Run-length strategy: flow has no repeated patterns to match, so this is both faster and smaller.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise UserError(
             f"OpenCV could not encode a {rgb.shape[1]}x{rgb.shape[0]} PNG; reinstall opencv-python-headless"
@@ -238,21 +236,21 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"flow {path}: it cannot be read ({error.strerror}); check the path or make it again"
+            f"flow {path}: it cannot be read ({error.strerror}); check the path or compute it again"
         ) from error
 
 
 def _decode_flo(path: Path, data: bytes) -> np.ndarray:
     if data[:4] != _FLO_MAGIC or len(data) < 12:
-        raise UserError(f"flow {path}: it does not begin as a .flo file does ('PIEH', width, height); make it again")
+        raise UserError(f"flow {path}: it has no .flo header ('PIEH', width, height); compute it again")
     width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, 4))
     expected = 12 + 8 * width * height
     if width < 1 or height < 1 or len(data) != expected:
         raise UserError(
-            f"flow {path}: it says {width}x{height} pixels, which takes {expected} bytes, but it has {len(data)}; "
-            "delete it and make it again"
+            f"flow {path}: its header says {width}x{height} pixels, {expected} bytes, but the file has {len(data)}; "
+            "delete it and compute it again"
         )
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
-    if not max(flow.max(), -flow.min()) < _FLO_UNKNOWN:  # true of nan, too
+    if not max(flow.max(), -flow.min()) < _FLO_UNKNOWN:  # also true for nan
         flow[~(np.abs(flow) < _FLO_UNKNOWN).all(-1)] = 0.0
     return flow

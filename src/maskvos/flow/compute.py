@@ -1,4 +1,4 @@
-"""The flow of a whole dataset, computed once into a cache: in several processes, over several machines, resumable."""
+"""Precompute the flow of a dataset into a cache: multi-process, sharded over machines, resumable."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
 from maskvos.types import Video
 
-# Frames per piece of work: neighbours share images and one call of the estimator.
-_PIECE = 8
+# Frames per chunk: neighbouring frames share decoded images and one call to the estimator.
+_CHUNK = 8
 
 
 @dataclass(frozen=True)
 class FlowSummary:
-    """What computing the flow of a dataset came to.
+    """Result of `compute_flows`.
 
     Attributes:
-        computed: Flow maps that were made now.
-        reused: Flow maps that were in the cache already.
-        problems: Why some flow maps could not be computed, one line per reason; all others were.
-        movies: Movie files, whose flow is computed while they are read and never kept.
+        computed: Number of flow maps computed in this run.
+        reused: Number of flow maps that were already in the cache.
+        problems: Errors of the flow maps that could not be computed, without duplicates.
+        movies: Skipped movie files: their flow is computed on the fly and never cached.
         seconds: Wall time.
     """
 
@@ -44,22 +44,22 @@ class FlowSummary:
         return self.computed / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
-        """A few lines for the terminal."""
+        """Summary for the terminal."""
         lines = [
             f"flow: {self.computed} maps computed in {self.seconds:.1f} s ({self.rate:.1f} frames/s), "
-            f"{self.reused} were there already"
+            f"{self.reused} already cached"
         ]
         if self.movies:
-            lines.append(f"{len(self.movies)} movie files left out: their flow is computed as they are read")
+            lines.append(f"{len(self.movies)} movie files skipped: their flow is computed on the fly")
         if self.problems:
-            lines.append("flow is missing where:")
+            lines.append("failed:")
             lines += [f"  {problem}" for problem in self.problems]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Some neighbouring frames of one video, by its position in the list, in one direction."""
+class _Chunk:
+    """Consecutive frames of one video (an index into the list of videos), in one direction."""
 
     video: int
     frames: range
@@ -67,7 +67,7 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Result:
     computed: int
     reused: int
     problems: tuple[str, ...]
@@ -80,33 +80,32 @@ def compute_flows(
     workers: int = 0,
     progress: bool = True,
 ) -> FlowSummary:
-    """Fill the cache of a store with the flow of all frames of some videos.
+    """Compute the flow of all frames of a dataset into the cache.
 
-    What is there already stays, so that a run that was stopped goes on where it was. Several runs may fill one cache at
-    once: every run takes the pieces of work in an order of its own and leaves out what another has finished.
-    A damaged image costs its own flow maps only and is reported at the end. Videos of one frame have no flow to keep.
+    Cached flow maps are skipped, so an interrupted run can be resumed by starting it again. Several runs may fill the
+    same cache concurrently: each works through the chunks in random order and skips those that another run finished.
+    A corrupt image only affects its own flow maps and is reported at the end. Videos of one frame are not cached.
 
     Args:
         videos: The dataset.
-        store: Says how flow is made and where it is kept; ``both_ways`` makes both directions.
-        shard: ``"3/16"``: only the third of sixteen parts, to spread a dataset over machines; None: everything.
-        workers: Processes; 0 computes in this one, as an estimator on a GPU always does.
-        progress: Show a progress bar with the time left.
+        store: The estimator and the cache; with ``both_directions`` both directions are computed.
+        shard: ``"3/16"``: compute only the third of sixteen shards, to distribute a dataset over machines; None: all.
+        workers: Worker processes; 0: this process, which an estimator on a GPU always uses.
+        progress: Show a progress bar.
 
     Returns:
-        Counts, problems and time.
+        Counts, errors and wall time.
 
     Raises:
-        UserError: The store has no estimator or no cache, the cache cannot be written to, or the shard does not fit.
+        UserError: The store has no estimator or no cache, the cache is not writable, or the shard is invalid.
     """
-    store.folder()  # says which setting is missing
+    store.folder()  # raises if a setting is missing
     if store.estimator is not None:
         store.estimator.prepare()
         workers = 0 if store.estimator.on_gpu else workers
-    pieces = _select(list(_pieces(videos, store)), shard)
-    random.Random().shuffle(pieces)
-    jobs = _Jobs(videos, store, pieces)
-    loader = DataLoader(jobs, batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
+    chunks = _select(list(_chunks(videos, store)), shard)
+    random.Random().shuffle(chunks)
+    loader = DataLoader(_Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
     begin = time.monotonic()
     columns = (
         TextColumn("{task.description}"),
@@ -116,72 +115,72 @@ def compute_flows(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    results: list[_Done] = []
+    results: list[_Result] = []
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("flow", total=sum(len(piece.frames) for piece in pieces))
-        for done in loader:
-            results.append(done)
-            bar.advance(task, done.computed + done.reused + len(done.problems))
+        task = bar.add_task("flow", total=sum(len(chunk.frames) for chunk in chunks))
+        for result in loader:
+            results.append(result)
+            bar.advance(task, result.computed + result.reused + len(result.problems))
     return FlowSummary(
-        computed=sum(done.computed for done in results),
-        reused=sum(done.reused for done in results),
-        problems=tuple(sorted({problem for done in results for problem in done.problems})),
+        computed=sum(result.computed for result in results),
+        reused=sum(result.reused for result in results),
+        problems=tuple(sorted({problem for result in results for problem in result.problems})),
         movies=tuple(str(video.file) for video in videos if video.file is not None),
         seconds=time.monotonic() - begin,
     )
 
 
-def _pieces(videos: Sequence[Video], store: FlowStore) -> Iterator[_Piece]:
+def _chunks(videos: Sequence[Video], store: FlowStore) -> Iterator[_Chunk]:
     for number, video in enumerate(videos):
         for direction in store.directions:
-            # The flow of a single frame is zero, which needs no file.
-            for start in range(0, len(video.frames) if len(video.frames) > 1 else 0, _PIECE):
-                yield _Piece(number, range(start, min(start + _PIECE, len(video.frames))), direction)
+            # The flow of a single frame is zero and needs no file.
+            for start in range(0, len(video.frames) if len(video.frames) > 1 else 0, _CHUNK):
+                yield _Chunk(number, range(start, min(start + _CHUNK, len(video.frames))), direction)
 
 
-def _select(pieces: list[_Piece], shard: str | None) -> list[_Piece]:
+def _select(chunks: list[_Chunk], shard: str | None) -> list[_Chunk]:
     if shard is None:
-        return pieces
+        return chunks
     match = re.fullmatch(r"(\d+)/(\d+)", str(shard).strip())
-    part, parts = (int(number) for number in match.groups()) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise UserError(f"shard={shard}: it must be <part>/<parts>, from 1/<parts> to <parts>/<parts>, e.g. shard=3/16")
-    return pieces[part - 1 :: parts]
+    index, count = (int(number) for number in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise UserError(f"shard={shard}: it must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
+    return chunks[index - 1 :: count]
 
 
 class _Jobs(Dataset):
-    def __init__(self, videos: Sequence[Video], store: FlowStore, pieces: list[_Piece]) -> None:
+    def __init__(self, videos: Sequence[Video], store: FlowStore, chunks: list[_Chunk]) -> None:
         self.videos = videos
         self.store = store
-        self.pieces = pieces
+        self.chunks = chunks
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.chunks)
 
-    def __getitem__(self, number: int) -> _Done:
-        piece = self.pieces[number]
-        video = self.videos[piece.video]
+    def __getitem__(self, number: int) -> _Result:
+        chunk = self.chunks[number]
+        video = self.videos[chunk.video]
         missing: list[int] = []
         problems: list[str] = []
-        for index in piece.frames:
+        for index in chunk.frames:
             try:
-                if not self.store.kept(video, index, piece.direction):
+                if not self.store.is_cached(video, index, chunk.direction):
                     missing.append(index)
             except UserError as error:
                 problems.append(str(error))
-        reused = len(piece.frames) - len(missing) - len(problems)
+        reused = len(chunk.frames) - len(missing) - len(problems)
         try:
-            self.store.fill(video, missing, piece.direction)
+            self.store.fill(video, missing, chunk.direction)
             computed = len(missing)
         except UserError as error:
             if error.unwritable:
                 raise
-            computed, more = self._one_by_one(video, missing, piece.direction)
+            computed, more = self._one_by_one(video, missing, chunk.direction)
             problems += more
-        return _Done(computed, reused, tuple(problems))
+        return _Result(computed, reused, tuple(problems))
 
     def _one_by_one(self, video: Video, indices: list[int], direction: str) -> tuple[int, list[str]]:
-        """So that a damaged image costs its own flow only."""
+        """Retry frame by frame, so that a corrupt image only affects its own flow maps."""
         computed, problems = 0, []
         for index in indices:
             try:
@@ -195,5 +194,5 @@ class _Jobs(Dataset):
 
 
 def _one_thread(worker: int) -> None:
-    """The workers are the threads. 0, not 1: that would tear down a pool inherited by a fork, and wait for ever."""
+    """Disable OpenCV's threads in a worker. 0, not 1: 1 would destroy a forked thread pool, which deadlocks."""
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Dense inverse search flow of OpenCV: no weights, fast on any CPU."""
+"""Dense inverse search (DIS) optical flow from OpenCV: no weights, fast on any CPU."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _SETTERS: dict[str, Callable[..., None]] = {
     "refinements": cv2.DISOpticalFlow.setVariationalRefinementIterations,
     "smoothness": cv2.DISOpticalFlow.setVariationalRefinementAlpha,
 }
-# Beyond, OpenCV reads memory that is not its own: patches are 8 pixels wide, and frames of 32 halved twice are, too.
+# Outside these ranges OpenCV reads out of bounds: patches are 8 pixels wide, as are frames of 32 pixels halved twice.
 _RANGES = {"finest_scale": (0, 2), "patch_stride": (1, 8), "refinements": (0, 1000), "smoothness": (0.01, 1e6)}
-# OpenCV's object lets earlier calls shine through on frames of some 40 pixels; below this side each pair gets its own.
-_FORGETFUL = 64
+# OpenCV's object leaks state between calls on frames of some 40 pixels; below this side each pair uses a new object.
+_STATELESS_BELOW = 64
 
 
 class DIS(FlowEstimator):
-    """Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, as OpenCV has it.
+    """DIS flow (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016), OpenCV's implementation.
 
-    Uses OpenCV's threads in a main process and one thread inside a loader's worker, where the workers are the threads.
+    Multi-threaded in the main process; single-threaded in data loader workers.
 
     Args:
-        preset: ``ultrafast``, ``fast`` or ``medium`` (finest); what is None below is as it has it.
+        preset: ``ultrafast``, ``fast`` or ``medium`` (most accurate); the default for all parameters that are None.
         max_size: See `FlowEstimator`.
-        finest_scale: Where the search ends: at frames halved so many times, 0 to 2 (``medium``: 1).
+        finest_scale: Finest level of the image pyramid that is searched, 0 (full resolution) to 2 (``medium``: 1).
         patch_stride: Pixels between patches, 1 to 8 (``medium``: 3).
-        refinements: Iterations of the variational refinement (Brox et al., ECCV 2004) at each scale (``medium``: 5).
-        smoothness: Weight of smoothness in that refinement (all presets: 20).
+        refinements: Iterations of variational refinement (Brox et al., ECCV 2004) per scale (``medium``: 5).
+        smoothness: Weight of the smoothness term in the refinement (all presets: 20).
 
     Raises:
-        UserError: The preset is not known, or a number is out of its range.
+        UserError: Unknown preset, or a number out of range.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DIS(FlowEstimator):
     ) -> None:
         super().__init__(max_size)
         if preset not in PRESETS:
-            raise UserError(f"flow.estimator.preset={preset!r}: no such preset of DIS; {nearest(str(preset), PRESETS)}")
+            raise UserError(f"flow.estimator.preset={preset!r}: unknown DIS preset; {nearest(str(preset), PRESETS)}")
         numbers = {
             "finest_scale": finest_scale,
             "patch_stride": patch_stride,
@@ -73,21 +73,21 @@ class DIS(FlowEstimator):
             least, most = _RANGES[name]
             kind = float if name == "smoothness" else int
             if not isinstance(value, (int, kind)) or not least <= value <= most:
-                what = "a number" if kind is float else "a whole number"
+                what = "a number" if kind is float else "an integer"
                 raise UserError(
-                    f"flow.estimator.{name}={value}: {what} from {least} to {most:g}, or null for the preset's own"
+                    f"flow.estimator.{name}={value}: expected {what} from {least} to {most:g}, or null (the preset's)"
                 )
         self._native: Any = None
         self._process = 0
 
     @property
     def settings(self) -> dict[str, str | int | float | None]:
-        """Everything that the result depends on."""
+        """See `FlowEstimator.settings`."""
         return {"name": f"dis-{self.preset}", "preset": self.preset, "max_size": self.max_size, **self.changes}
 
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
-        """Flow at the working size, see `FlowEstimator.estimate`."""
-        small = min(first.shape[-2:]) < _FORGETFUL
+        """See `FlowEstimator.estimate`."""
+        small = min(first.shape[-2:]) < _STATELESS_BELOW
         flows = [
             (self._create() if small else self._opencv()).calc(_grey(a), _grey(b), None)
             for a, b in zip(first, second, strict=True)
@@ -95,10 +95,10 @@ class DIS(FlowEstimator):
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
 
     def _opencv(self) -> Any:
-        # OpenCV's object can be neither pickled nor shared with a forked worker: every process makes its own.
+        # OpenCV's object can be neither pickled nor shared with a forked worker: each process creates its own.
         if self._native is None or self._process != os.getpid():
             if get_worker_info() is not None:
-                cv2.setNumThreads(0)  # not 1: that would tear down a pool inherited by a fork, and wait for ever
+                cv2.setNumThreads(0)  # not 1, which would destroy a forked thread pool and deadlock
             self._native = self._create()
             self._process = os.getpid()
         return self._native

@@ -1,4 +1,4 @@
-"""RAFT flow with torchvision's networks, by torchvision's weights or those of its authors."""
+"""RAFT optical flow with torchvision's networks, using torchvision's or the authors' weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ VARIANTS = {
     "large": (raft_large, Raft_Large_Weights.DEFAULT),
 }
 
-# The names that RAFT's authors gave to what torchvision calls otherwise; applied in this order.
-_TRANSLATION = (
+# Regular expressions from the authors' parameter names to torchvision's, applied in order.
+_RENAMES = (
     (r"^module\.", ""),
     (r"^(fnet|cnet)\.conv1\.", r"\1.convnormrelu.0."),
     (r"^(fnet|cnet)\.norm1\.", r"\1.convnormrelu.1."),
@@ -44,20 +44,20 @@ _TRANSLATION = (
 
 
 class RAFT(FlowEstimator):
-    """Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020.
+    """RAFT (Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020).
 
     Args:
         variant: ``small`` (1 million parameters) or ``large`` (5 million).
-        weights: ``default`` (torchvision's, downloaded once), or a file: a state dict of torchvision's network, or one
-            that RAFT's authors published (``raft-small.pth``, ``raft-things.pth``, ...), whose names are translated.
-        updates: Refinements of the flow.
+        weights: ``default`` (torchvision's, downloaded once), or a file: a state dict of torchvision's network, or a
+            checkpoint of RAFT's authors (``raft-small.pth``, ``raft-things.pth``, ...), whose keys are converted.
+        updates: Number of iterative refinements.
         max_size: See `FlowEstimator`.
 
     Raises:
-        UserError: The variant is not known, or there is no such file.
+        UserError: Unknown variant, or the weights file is missing.
     """
 
-    # Its correlation pyramid has four levels above one eighth of the frame.
+    # Four levels of the correlation pyramid, starting at 1/8 resolution.
     min_size = 128
 
     def __init__(
@@ -69,21 +69,23 @@ class RAFT(FlowEstimator):
     ) -> None:
         super().__init__(max_size)
         if variant not in VARIANTS:
-            raise UserError(f"flow.estimator.variant={variant!r}: no such RAFT; {nearest(str(variant), VARIANTS)}")
+            raise UserError(
+                f"flow.estimator.variant={variant!r}: unknown RAFT variant; {nearest(str(variant), VARIANTS)}"
+            )
         if updates < 1:
-            raise UserError(f"flow.estimator.updates={updates}: RAFT refines at least once")
+            raise UserError(f"flow.estimator.updates={updates}: RAFT needs at least 1 update")
         if weights is None:
             raise UserError(f"flow.estimator.weights=null: RAFT without weights gives random flow; {_REMEDY}")
         self.variant = variant
         self.updates = updates
         self.weights: Path | None = None if weights == "default" else Path(weights).expanduser()
-        self._weights_hash = self._identify_weights()
+        self._weights_hash = self._hash_weights()
         self._network: Any = None
         self._process = 0
 
     @property
     def settings(self) -> dict[str, str | int | float | None]:
-        """Everything that the result depends on; weights by their content."""
+        """See `FlowEstimator.settings`; weights are identified by a hash of their content."""
         return {
             "name": f"raft-{self.variant}",
             "variant": self.variant,
@@ -94,27 +96,27 @@ class RAFT(FlowEstimator):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this process computes on a GPU; a forked worker cannot."""
+        """See `FlowEstimator.on_gpu`."""
         return torch.cuda.is_available() and get_worker_info() is None
 
     def prepare(self) -> None:
-        """Load the network, see `FlowEstimator.prepare`."""
-        self._loaded()
+        """See `FlowEstimator.prepare`."""
+        self._load()
 
     def estimate(self, first: Tensor, second: Tensor) -> Tensor:
-        """Flow at the working size, see `FlowEstimator.estimate`."""
-        network = self._loaded()
+        """See `FlowEstimator.estimate`."""
+        network = self._load()
         device = next(network.parameters()).device
         height, width = first.shape[-2:]
-        # The network works on eighths; what is added lies evenly around the frame, and repeats its border.
-        add_x, add_y = -width % 8, -height % 8
-        margins = (add_x // 2, add_x - add_x // 2, add_y // 2, add_y - add_y // 2)
+        # The network needs sides divisible by 8: pad evenly on both sides, replicating the border.
+        pad_x, pad_y = -width % 8, -height % 8
+        margins = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
         padded = [F.pad(frame.to(device).float() / 127.5 - 1.0, margins, mode="replicate") for frame in (first, second)]
         flow = network(*padded, num_flow_updates=self.updates)[-1]
         return flow[..., margins[2] : margins[2] + height, margins[0] : margins[0] + width].float()
 
-    def _loaded(self) -> torch.nn.Module:
-        # Each process loads its own.
+    def _load(self) -> torch.nn.Module:
+        # Each process loads its own network.
         if self._network is None or self._process != os.getpid():
             network = VARIANTS[self.variant][0](weights=None)
             network.load_state_dict(self._read_weights(network.state_dict()))
@@ -122,9 +124,9 @@ class RAFT(FlowEstimator):
             self._process = os.getpid()
         return self._network
 
-    def _identify_weights(self) -> str:
+    def _hash_weights(self) -> str:
         if self.weights is None:
-            # torchvision puts the content's hash into the name of the file.
+            # The file name contains a hash of the content.
             return Path(VARIANTS[self.variant][1].url).stem
         try:
             return hashlib.sha256(self.weights.read_bytes()).hexdigest()
@@ -146,19 +148,19 @@ class RAFT(FlowEstimator):
             state = torch.load(self.weights, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise UserError(
-                f"flow.estimator.weights={self.weights}: it is not a file of weights that PyTorch reads safely "
+                f"flow.estimator.weights={self.weights}: PyTorch cannot load it with weights_only=True "
                 f"({str(error).partition(chr(10))[0] or type(error).__name__}); {_REMEDY}"
             ) from error
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise UserError(f"flow.estimator.weights={self.weights}: it holds no plain state dict; {_REMEDY}")
-        state = translate_state(state)
+            raise UserError(f"flow.estimator.weights={self.weights}: it is not a state dict; {_REMEDY}")
+        state = convert_state(state)
         shapes = {name: tuple(value.shape) for name, value in expected.items()}
         wrong = sorted(
             name for name in shapes.keys() | state.keys() if tuple(state.get(name, _NONE).shape) != shapes.get(name)
         )
         if wrong:
             raise UserError(
-                f"flow.estimator.weights={self.weights}: {len(wrong)} tensors are not those of RAFT {self.variant} "
+                f"flow.estimator.weights={self.weights}: {len(wrong)} tensors do not match RAFT {self.variant} "
                 f"(first: {wrong[0]}); choose flow=raft_{'large' if self.variant == 'small' else 'small'} if it is the "
                 "other variant"
             )
@@ -170,28 +172,28 @@ class RAFT(FlowEstimator):
 
 _NONE = torch.empty(0)
 _REMEDY = (
-    "give a local file (flow.estimator.weights=<path>: torchvision's, or raft-small.pth, raft-things.pth, ... of "
-    "RAFT's authors), or use flow=dis, which needs none"
+    "give a local file (flow.estimator.weights=<path>: torchvision's weights, or raft-small.pth, raft-things.pth, ... "
+    "of RAFT's authors), or use flow=dis, which needs no weights"
 )
 
 
-def translate_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of a RAFT checkpoint torchvision's names; those that have them already keep them.
+def convert_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the keys of a RAFT checkpoint to torchvision's; a torchvision state dict is returned as it is.
 
     Args:
-        state: State dict of torchvision's network or of the authors' (``module.fnet.conv1.weight``, ...).
+        state: State dict of torchvision's or the authors' network (``module.fnet.conv1.weight``, ...).
 
     Returns:
-        The same tensors under torchvision's names.
+        The same tensors under torchvision's keys.
     """
-    named = {}
+    renamed = {}
     original = any(re.match(r"(module\.)?fnet\.", name) for name in state)
     for name, value in state.items():
-        # The authors' shortcut norm is stored twice: inside the shortcut, and beside it as norm3.
+        # The authors' files hold the norm of the shortcut twice: in the shortcut itself, and as norm3.
         if original and re.search(r"layer\d\.\d\.norm3\.", name):
             continue
         if original:
-            for pattern, replacement in _TRANSLATION:
+            for pattern, replacement in _RENAMES:
                 name = re.sub(pattern, replacement, name)
-        named[name] = value
-    return named
+        renamed[name] = value
+    return renamed

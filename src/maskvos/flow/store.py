@@ -1,4 +1,4 @@
-"""Flow of the frames of a video: read, or computed once and kept on disk."""
+"""Flow of the frames of a video: precomputed, cached on disk, or computed on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,47 +15,46 @@ import numpy as np
 
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
-from maskvos.flow.base import FlowEstimator, batch_flow, check_direction, partner, stream_flow
-from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow, write_flow_picture
-from maskvos.media.files import read_image, write_bytes
+from maskvos.flow.base import FlowEstimator, batch_flow, check_direction, partner, stream_flow, zero_flow
+from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow, write_flow_image
+from maskvos.media.files import write_bytes
+from maskvos.media.images import read_image
 from maskvos.types import Frame, Video
 
 FORMATS = ("png", "flo")
-"""How the cache is written: 16-bit KITTI PNG, in steps of 1/64 pixel, or exact Middlebury ``.flo``."""
+"""File formats of the cache: 16-bit KITTI PNG (resolution 1/64 pixel), or lossless Middlebury ``.flo``."""
 
-# How much of an image tells it from another of the same name and length.
+# Bytes from the middle of an image file that are hashed to identify it.
 _SAMPLE = 16384
 
 
 class FlowStore:
-    """The flow of any frame of any video, from whichever place it comes.
+    """Provides the flow of any frame of any video.
 
-    With an estimator: from the cache, else computed (and put into the cache, if there is one). Without: from the
-    files that the videos name themselves, made by somebody else.
+    With an estimator, flow is read from the cache, or computed (and cached, if there is a cache). Without one, flow is
+    read from the precomputed files in `Frame.flow`.
 
-    A cache holds one folder per way of making flow, ``<estimator>-<hash of settings and weights>/<direction>-gap<n>``,
-    with a ``flow.json`` that says how it was made. A file in it is named by its frame and by a hash of the two images
-    that it joins (names, lengths, and a sample of their content, not where they lie), so that neither another
-    setting nor another image under an old name can read a stale flow, and a cache can be moved. Files appear whole or
-    not at all; any number of processes may fill one cache.
+    The cache has one folder per configuration, ``<estimator>-<hash of settings and weights>/<direction>-gap<n>``, with
+    a ``flow.json`` that describes it. File names contain the frame name and a hash of both images (file names, sizes,
+    and a sample of their content, but not their location). A changed setting or image therefore never yields stale
+    flow, and datasets and caches can be moved. Writes are atomic; any number of processes may fill one cache.
 
-    The store can be pickled, and used in workers.
+    Can be pickled and used in data loader workers.
 
     Args:
-        estimator: What computes flow, or None to read `Frame.flow`.
-        cache: Folder to keep computed flow in, or None.
-        direction: ``forward`` (the last frame gets its backward flow negated) or ``backward`` (the first frame gets
-            its forward flow negated).
-        gap: Steps between the two frames.
-        both_ways: Computing a whole dataset makes both directions.
-        format: How the cache is written, see `FORMATS`.
-        pictures: Keep a picture of each cached flow in the colours of the Middlebury wheel beside it (``.wheel.png``),
-            for people and for projects that train on pictures.
-        max_flow: For precomputed flow that is a colour picture: pixels of its longest vector, which the picture does
-            not say.
+        estimator: The flow estimator, or None to read `Frame.flow`.
+        cache: Folder of the cache, or None.
+        direction: ``forward`` (the last frame gets its negated backward flow) or ``backward`` (the first frame gets its
+            negated forward flow).
+        gap: Distance between the two frames, in frames.
+        both_directions: Precomputing a dataset computes both directions.
+        format: File format of the cache, see `FORMATS`.
+        save_images: Also save each cached flow map as an image with Middlebury colour coding (``.wheel.png``).
+        max_flow: For precomputed colour-coded flow: magnitude in pixels of a fully saturated colour, which such an
+            image does not store.
 
     Raises:
-        UserError: A setting does not fit.
+        UserError: Invalid setting.
     """
 
     def __init__(
@@ -64,88 +63,94 @@ class FlowStore:
         cache: Path | str | None = None,
         direction: str = "forward",
         gap: int = 1,
-        both_ways: bool = False,
+        both_directions: bool = False,
         format: str = "flo",
-        pictures: bool = False,
+        save_images: bool = False,
         max_flow: float = 1.0,
     ) -> None:
         check_direction(direction, gap)
         if format not in FORMATS:
-            raise UserError(f"flow.format={format!r}: not known; {nearest(str(format), FORMATS)}")
+            raise UserError(f"flow.format={format!r}: unknown format; {nearest(str(format), FORMATS)}")
         if isinstance(estimator, Mapping):
             raise UserError(
-                f"flow.estimator={dict(estimator)}: settings of no estimator; with flow that was made beforehand leave "
-                "them out (flow.estimator=null), or choose an estimator (flow=dis)"
+                f"flow.estimator={dict(estimator)}: settings without an estimator; with precomputed flow leave them "
+                "out (flow.estimator=null), or choose an estimator (flow=dis)"
             )
         if estimator is None and cache is not None:
             raise UserError(
-                f"flow.cache={cache}: precomputed flow is read from where it lies and is not cached; leave flow.cache "
-                "out, or choose an estimator (flow=dis)"
+                f"flow.cache={cache}: precomputed flow is not cached; leave flow.cache out, or choose an estimator "
+                "(flow=dis)"
             )
         self.estimator = estimator
         self.cache = None if cache is None else Path(cache).expanduser()
         self.direction = direction
         self.gap = gap
-        self.both_ways = both_ways
+        self.both_directions = both_directions
         self.format = format
-        self.pictures = pictures
+        self.save_images = save_images
         self.max_flow = max_flow
 
     def joining(self, direction: str, gap: int = 1) -> FlowStore:
-        """The same place, for the flow of other pairs of frames.
+        """A store with the same estimator and cache, for another direction and gap.
 
         Args:
-            direction: As of the store.
-            gap: As of the store.
-
-        Returns:
-            Another store, with the same estimator and cache.
+            direction: ``forward`` or ``backward``.
+            gap: Distance between the two frames, in frames.
 
         Raises:
-            UserError: The direction or the gap is none, or the flow was made beforehand and there is no other.
+            UserError: Invalid direction or gap, or the store has precomputed flow only.
         """
         check_direction(direction, gap)
         if self.estimator is None:
             raise UserError(
-                f"flow: it was made beforehand, and there is none that goes {direction} over {gap} frame(s); "
-                "compute it (flow=dis)"
+                f"flow: precomputed flow has one direction and gap; for {direction} flow over {gap} frame(s) choose "
+                "an estimator (flow=dis)"
             )
         other = copy.copy(self)
         other.direction, other.gap = direction, gap
         return other
 
-    def load(self, video: Video, index: int, direction: str | None = None) -> np.ndarray:
-        """The flow of one frame.
+    def load(
+        self, video: Video, index: int, direction: str | None = None, read: Callable[[Path], np.ndarray] = read_image
+    ) -> np.ndarray:
+        """Flow of one frame.
 
         Args:
-            video: The video; it must have frames.
-            index: Which of them, from 0.
-            direction: Another direction than the store's own, e.g. to play the video backwards.
+            video: A video with frames.
+            index: Index of the frame.
+            direction: Overrides the direction of the store, e.g. to play the video backwards.
+            read: Image reader; a caller that has decoded frames can pass one that returns them.
 
         Returns:
-            (H, W, 2) float32, pixels, x then y; on the frame's own grid, except that precomputed flow comes in the size
-            in which it was made.
+            (H, W, 2) float32, pixels, x then y, at the frame's size; precomputed flow keeps its own size.
 
         Raises:
-            UserError: A file is missing, damaged, or cannot be written to the cache, or the video is a movie file.
+            UserError: A file is missing or corrupt, the cache is not writable, or the video is a movie file.
         """
         if self.estimator is None:
-            return self._read_given(video, self._frame(video, index), direction)
-        return self.fill(video, [index], direction)[0]
+            return self._read_precomputed(video, self._frame(video, index), direction)
+        return self.fill(video, [index], direction, read)[0]
 
-    def fill(self, video: Video, indices: Sequence[int], direction: str | None = None) -> list[np.ndarray]:
-        """The flow of several frames: what the cache lacks is computed in one call of the estimator and kept.
+    def fill(
+        self,
+        video: Video,
+        indices: Sequence[int],
+        direction: str | None = None,
+        read: Callable[[Path], np.ndarray] = read_image,
+    ) -> list[np.ndarray]:
+        """Flow of several frames; those missing from the cache are computed in one call and cached.
 
         Args:
-            video: The video; it must have frames.
-            indices: Which of them, from 0.
-            direction: Another direction than the store's own.
+            video: A video with frames.
+            indices: Indices of the frames.
+            direction: Overrides the direction of the store.
+            read: As for `load`.
 
         Returns:
-            Per index as `load` says.
+            One flow map per index, as from `load`.
 
         Raises:
-            UserError: As `load`; or there is no estimator.
+            UserError: As `load`, or the store has no estimator.
         """
         direction = self._direction(direction)
         flows: dict[int, np.ndarray] = {}
@@ -157,37 +162,37 @@ class FlowStore:
                 flows[index] = read_flow(path)
             else:
                 missing[index] = path
-        for index, flow in zip(missing, self._compute(video, list(missing), direction), strict=True):
-            flows[index] = self._keep(missing[index], flow, direction)
-        if self.pictures and self.cache:
+        for index, flow in zip(missing, self._compute(video, list(missing), direction, read), strict=True):
+            flows[index] = self._save(missing[index], flow, direction)
+        if self.save_images and self.cache:
             for index in indices:
-                picture = _picture(self.path(video, index, direction))
-                if not picture.exists():
-                    write_flow_picture(picture, flows[index])
+                image = _image_path(self.path(video, index, direction))
+                if not image.exists():
+                    write_flow_image(image, flows[index])
         return [flows[index] for index in indices]
 
-    def kept(self, video: Video, index: int, direction: str | None = None) -> bool:
-        """Whether the cache holds everything that it is to keep of a frame's flow.
+    def is_cached(self, video: Video, index: int, direction: str | None = None) -> bool:
+        """Whether the cache holds the flow of a frame (and its image, with ``save_images``).
 
         Raises:
             UserError: There is no cache, or an image cannot be read.
         """
         path = self.path(video, index, direction)
-        return path.exists() and (not self.pictures or _picture(path).exists())
+        return path.exists() and (not self.save_images or _image_path(path).exists())
 
     def stream(
         self, video: Video, frames: Iterable[np.ndarray], direction: str | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Every frame of a video with its flow, in order of time, reading the frames once.
+        """Stream the frames of a video with their flow, in temporal order; each frame is read once.
 
         Args:
-            video: The video that the frames belong to.
-            frames: Its frames in order, each (H, W, 3) uint8 RGB.
-            direction: Another direction than the store's own.
+            video: The video.
+            frames: Its frames in temporal order, each (H, W, 3) uint8 RGB.
+            direction: Overrides the direction of the store.
 
         Yields:
-            Frame and flow (H, W, 2) float32, pixels, x then y: precomputed or cached where there is such a place
-            (filling the cache), else computed from the frames as they pass.
+            Frame and flow (H, W, 2) float32, pixels, x then y. Flow is precomputed, or cached (which fills the cache),
+            or computed on the fly.
 
         Raises:
             UserError: As `load`.
@@ -201,7 +206,7 @@ class FlowStore:
             yield from stream_flow(frames, self.estimator, self._direction(direction), self.gap)
 
     def path(self, video: Video, index: int, direction: str | None = None) -> Path:
-        """Where the cache keeps (or will keep) the flow of a frame.
+        """Cache file for the flow of a frame, whether it exists or not.
 
         Raises:
             UserError: There is no cache, or an image cannot be read.
@@ -214,20 +219,20 @@ class FlowStore:
         return self.folder(direction) / _filename(video.dataset or "videos") / _filename(video.name) / name
 
     def folder(self, direction: str | None = None) -> Path:
-        """The cache's folder for these settings.
+        """Cache folder for these settings.
 
         Raises:
             UserError: There is no cache or no estimator.
         """
         if self.cache is None or self.estimator is None:
-            raise UserError("flow.cache: not set; say where to keep computed flow (flow.cache=<folder>)")
+            raise UserError("flow.cache: not set; give a folder for computed flow (flow.cache=<folder>)")
         return self.cache / self.estimator.fingerprint / f"{self._direction(direction)}-gap{self.gap}"
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """The directions that computing a whole dataset makes."""
+        """Directions that precomputing a dataset computes."""
         other = "backward" if self.direction == "forward" else "forward"
-        return (self.direction, other) if self.both_ways else (self.direction,)
+        return (self.direction, other) if self.both_directions else (self.direction,)
 
     def _direction(self, direction: str | None) -> str:
         if direction is None:
@@ -238,46 +243,49 @@ class FlowStore:
     def _frame(self, video: Video, index: int) -> Frame:
         if not video.frames:
             raise UserError(
-                f"video {video.file}: a movie file is read as a stream and has no flow by index; extract its frames "
-                "to a folder of images to keep its flow"
+                f"video {video.file}: a movie file is read as a stream, so its flow has no index and no cache; extract "
+                "its frames to a folder of images"
             )
         if not 0 <= index < len(video.frames):
-            raise IndexError(f"video '{video.name}' has {len(video.frames)} frames, there is none at {index}")
+            raise IndexError(f"video '{video.name}' has {len(video.frames)} frames; index {index} is out of range")
         return video.frames[index]
 
-    def _read_given(self, video: Video, frame: Frame, direction: str | None) -> np.ndarray:
+    def _read_precomputed(self, video: Video, frame: Frame, direction: str | None) -> np.ndarray:
         if self._direction(direction) != self.direction:
             raise UserError(
-                f"video '{video.name}': its flow was made beforehand in one direction; the other one needs an "
-                "estimator (flow=dis)"
+                f"video '{video.name}': its precomputed flow has one direction only; the other one needs an estimator "
+                "(flow=dis)"
             )
         if frame.flow is None:
             raise UserError(
-                f"video '{video.name}', frame {frame.name!r}: it has no precomputed flow; put a flow file of this name "
-                "beside the others, or compute flow (flow=dis)"
+                f"video '{video.name}', frame {frame.name!r}: it has no precomputed flow; add a flow file of this "
+                "name, or compute flow (flow=dis)"
             )
         return read_flow(frame.flow, self.max_flow)
 
-    def _compute(self, video: Video, indices: list[int], direction: str) -> list[np.ndarray]:
+    def _compute(
+        self, video: Video, indices: list[int], direction: str, read: Callable[[Path], np.ndarray]
+    ) -> list[np.ndarray]:
         if not indices:
             return []
         if self.estimator is None:
             raise UserError("flow: precomputed flow cannot be computed; choose an estimator (flow=dis)")
         pairs = {index: partner(index, len(video.frames), direction, self.gap) for index in indices}
         needed = sorted({*pairs, *(other for other, _ in pairs.values())})
-        images = {i: read_image(video.frames[i].image) for i in needed}
+        images = {i: read(video.frames[i].image) for i in needed}
         moving = [index for index in indices if pairs[index][0] != index]
-        flows = {index: np.zeros((*images[index].shape[:2], 2), np.float32) for index in indices if index not in moving}
+        flows = {index: zero_flow(images[index]) for index in indices if index not in moving}
         if moving:
             try:
                 made = batch_flow([images[i] for i in moving], [images[pairs[i][0]] for i in moving], self.estimator)
             except UserError as error:
-                raise UserError(f"video '{video.name}', frame {video.frames[moving[0]].name!r} on: {error}") from error
+                first = video.frames[moving[0]].name
+                raise UserError(f"video '{video.name}', from frame {first!r}: {error}") from error
             flows |= {i: flow * np.float32(pairs[i][1]) for i, flow in zip(moving, made, strict=True)}
         return [flows[index] for index in indices]
 
-    def _keep(self, path: Path | None, flow: np.ndarray, direction: str) -> np.ndarray:
-        """Put a flow into the cache; returns it as it will be read from there, so that every epoch sees the same."""
+    def _save(self, path: Path | None, flow: np.ndarray, direction: str) -> np.ndarray:
+        """Write a flow map to the cache; return it as it will be read back, so that all epochs see the same values."""
         if path is None:
             return flow
         self._describe(direction)
@@ -302,7 +310,7 @@ class FlowStore:
 
 
 def _identity(image: Path) -> str:
-    """Name, length and a sample from the middle: tells images apart without reading them whole."""
+    """Identify an image file by name, size and a sample of its content, without reading all of it."""
     try:
         with image.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
@@ -313,10 +321,10 @@ def _identity(image: Path) -> str:
     return f"{image.name}:{length}:{sample}"
 
 
-def _picture(path: Path) -> Path:
+def _image_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.wheel.png")
 
 
 def _filename(name: str) -> str:
-    """A name as one component of a path, whatever signs it has; different names stay different."""
+    """Escape a name for use as a file name; distinct names stay distinct."""
     return quote(name, safe=" ()[]+,=@") if name.strip(".") else f"%2E{len(name)}"
