@@ -21,7 +21,8 @@ from maskvos.data.transforms import (
     resize_flow,
 )
 from maskvos.errors import UserError
-from maskvos.synthetic.clips import Style, generate_clip
+from maskvos.synthetic.clips import generate_clip
+from maskvos.synthetic.style import Style
 
 SIZE = (96, 128)
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import fakes
 from maskvos.errors import UserError
 from maskvos.run import compose
-from maskvos.synthetic.clips import Style
+from maskvos.synthetic.style import Style
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

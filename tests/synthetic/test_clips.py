@@ -1,11 +1,10 @@
-"""Procedural clips: the truth is exact, seeds decide everything, and the folder is written once and whole."""
+"""Procedural clips: exact masks and flow, determinism, shapes and textures of any size."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,17 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskvos.errors import UserError
-from maskvos.flow.codec import read_flow
-from maskvos.synthetic import clips as module
-from maskvos.synthetic.clips import Scene, Style, clip_seed, generate_clip, synthetic
-from maskvos.synthetic.scenes import Layer, Renderer, Wave, rotate, scale, translate
-from maskvos.synthetic.shapes import SHAPES, build, coverage
+from maskvos.synthetic.clips import Clip, generate_clip
+from maskvos.synthetic.rendering import Layer, Renderer, Wave, rotate, scale, translate
+from maskvos.synthetic.scene import Scene
+from maskvos.synthetic.shapes import SHAPES, make_sprites, union_area
+from maskvos.synthetic.style import Style
 from maskvos.synthetic.textures import BACKGROUNDS, SURFACES
 
 
 def warp(image: np.ndarray, flow: np.ndarray, method: int = cv2.INTER_LINEAR) -> tuple[np.ndarray, np.ndarray]:
-    """Take every pixel from where its flow points; also returns where that lies inside."""
+    """Warp an image by backward sampling along the flow; also returns where the samples lie inside the frame."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     x, y = x + flow[..., 0], y + flow[..., 1]
@@ -32,19 +30,19 @@ def warp(image: np.ndarray, flow: np.ndarray, method: int = cv2.INTER_LINEAR) ->
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_flow_carries_each_frame_onto_the_next(seed: int) -> None:
+def test_flow_warps_the_next_frame_onto_the_current(seed: int) -> None:
     style = replace(Style.plain(), occluders=1, parallax=1, deform=1, ripple=0.5, still=0)
     rng = np.random.default_rng(seed)
     renderer = Renderer(Scene(rng, 4, (120, 200), style).layers, (120, 200))
     views = [renderer.frame(time, time + 1) for time in range(3)]
     for (rgb, labels, flow), (later, landed, _) in itertools.pairwise(views):
         arrived, inside = warp(landed, flow, cv2.INTER_NEAREST)
-        # Away from the borders between layers, where a pixel mixes two of them.
+        # Exclude layer boundaries, where a pixel blends two layers.
         within = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)) == 0
         edge = cv2.morphologyEx(landed, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
         seen = within & inside & (arrived == labels) & (warp(edge, flow, cv2.INTER_NEAREST)[0] == 0)
         assert seen.mean() > 0.25
-        # A slight blur, so that the loss of sharpness by interpolating is no excuse.
+        # A slight blur removes the difference in sharpness caused by interpolation.
         here, there, unmoved = (
             cv2.GaussianBlur(image, (0, 0), 1.0).astype(float) for image in (rgb, warp(later, flow)[0], later)
         )
@@ -57,7 +55,7 @@ def test_the_flow_carries_each_frame_onto_the_next(seed: int) -> None:
 def test_the_mask_moves_with_the_flow(seed: int) -> None:
     clip = generate_clip(seed, 3, (120, 200), replace(Style.plain(), occluders=0, distractors=0, parallax=0))
     carried, inside = warp(clip.mask[1], clip.flow[0], cv2.INTER_NEAREST)
-    # Without anything in front, an object's pixel lands on an object, but for the half pixel of its border.
+    # Without occluders, object pixels land on an object, except for half a pixel at its border.
     inner = cv2.erode(clip.mask[0], np.ones((3, 3), np.uint8)).astype(bool) & inside
     assert inner.sum() > 50
     assert carried[inner].mean() > 0.99
@@ -88,22 +86,22 @@ def test_flow_of_a_known_motion_is_exact() -> None:
     time=st.floats(-3, 50),
 )
 @settings(max_examples=50, deadline=None)
-def test_a_wave_is_undone_exactly(amplitude: tuple, frequency: tuple, time: float) -> None:
+def test_a_wave_is_inverted_exactly(amplitude: tuple, frequency: tuple, time: float) -> None:
     wave = Wave(amplitude, frequency, (0.2, 0.3), (1.0, 2.0), lambda t: t)
     y, x = np.mgrid[0:40, 0:50].astype(np.float32)
-    back = wave.unbend(*wave.bend(x, y, time), time)
+    back = wave.unwarp(*wave.warp(x, y, time), time)
     np.testing.assert_allclose(back[0], x, atol=2e-3)
     np.testing.assert_allclose(back[1], y, atol=2e-3)
 
 
-def test_seeds_decide_everything() -> None:
+def test_clips_are_determined_by_their_seed() -> None:
     first, again, other = (generate_clip(seed, 3, (64, 96)) for seed in (5, 5, 6))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (first.rgb != other.rgb).mean() > 0.5
 
 
-def test_h264_and_everything_else_is_deterministic() -> None:
+def test_all_effects_are_deterministic() -> None:
     style = Style(motion_blur=1, light=1, soft=1, noise=1, jpeg=1, h264=1, occluders=1, parallax=1, ripple=1, shadow=1)
     first, again = (generate_clip(3, 3, (65, 97), style).rgb for _ in range(2))
     np.testing.assert_array_equal(first, again)
@@ -116,7 +114,7 @@ def test_h264_and_everything_else_is_deterministic() -> None:
     width=st.integers(16, 70),
 )
 @settings(max_examples=40, deadline=None)
-def test_every_clip_keeps_its_promise(seed: int, frames: int, height: int, width: int) -> None:
+def test_shapes_dtypes_and_ranges(seed: int, frames: int, height: int, width: int) -> None:
     clip = generate_clip(seed, frames, (height, width))
     assert clip.rgb.shape == (frames, height, width, 3)
     assert clip.rgb.dtype == np.uint8
@@ -130,7 +128,7 @@ def test_every_clip_keeps_its_promise(seed: int, frames: int, height: int, width
         assert not clip.flow.any()
 
 
-def test_objects_are_there_are_sized_and_move_unlike_the_world() -> None:
+def test_objects_are_visible_and_move_relative_to_the_background() -> None:
     clips = [generate_clip(seed, 4, (96, 160), replace(Style(), stop=0, leave=0)) for seed in range(30)]
     areas = np.array([clip.mask[0].mean() for clip in clips])
     assert 0.04 < np.median(areas) < 0.3
@@ -143,7 +141,7 @@ def test_objects_are_there_are_sized_and_move_unlike_the_world() -> None:
     assert np.median(differences) > 0.5
 
 
-def test_distractors_move_with_the_world_and_are_not_in_the_mask() -> None:
+def test_distractors_are_static_and_not_in_the_mask() -> None:
     style = replace(Style.plain(), still=0, follow=1, distractors=6, parallax=0, occluders=1, ripple=0)
     for seed in range(3):
         clip = generate_clip(seed, 2, (96, 160), style)
@@ -152,21 +150,21 @@ def test_distractors_move_with_the_world_and_are_not_in_the_mask() -> None:
         ones = np.ones_like(x)
         design = np.stack([x, y, ones], axis=1).astype(float)
         flow = clip.flow[0][outside]
-        # One camera: all that stands still in the world moves by one affine map.
+        # Under an affine camera, all static layers share one affine flow.
         residual = flow - design @ np.linalg.lstsq(design, flow, rcond=None)[0]
         assert np.abs(residual).max() < 1e-2
 
 
-def own_motion(clip: module.Clip, index: int) -> float:
-    """How fast the objects move against the world, median over their pixels, in pixels per frame."""
+def own_motion(clip: Clip, index: int) -> float:
+    """Median speed of the objects relative to the background, in pixels per frame."""
     inside = clip.mask[index] == 1
     y, x = np.mgrid[: inside.shape[0], : inside.shape[1]].astype(float)
     design = np.stack([x, y, np.ones_like(x)], axis=-1)
-    world = np.linalg.lstsq(design[~inside], clip.flow[index][~inside], rcond=None)[0]
-    return float(np.median(np.linalg.norm(clip.flow[index] - design @ world, axis=-1)[inside]))
+    background = np.linalg.lstsq(design[~inside], clip.flow[index][~inside], rcond=None)[0]
+    return float(np.median(np.linalg.norm(clip.flow[index] - design @ background, axis=-1)[inside]))
 
 
-def test_an_object_that_stops_moves_with_the_world_for_a_while() -> None:
+def test_a_pausing_object_moves_with_the_background() -> None:
     style = replace(Style.plain(), objects=1, stop=1, parallax=0, ripple=0, leave=0)
     for seed in range(4):
         clip = generate_clip(seed, 24, (64, 96), style)
@@ -182,7 +180,7 @@ def test_objects_leave_the_frame() -> None:
     assert sum(not clip.mask[-1].any() for clip in clips) >= 4
 
 
-def test_motion_blur_leaves_the_truth_alone() -> None:
+def test_motion_blur_changes_neither_mask_nor_flow() -> None:
     sharp, blurred = (generate_clip(2, 2, (96, 160), replace(Style.plain(), motion_blur=b)) for b in (0, 1))
     np.testing.assert_array_equal(sharp.mask, blurred.mask)
     np.testing.assert_array_equal(sharp.flow, blurred.flow)
@@ -190,12 +188,12 @@ def test_motion_blur_leaves_the_truth_alone() -> None:
 
 
 @pytest.mark.parametrize("shape", set(SHAPES), ids=lambda shape: shape.__name__)
-def test_every_shape_is_built_to_the_area_asked_for(shape) -> None:  # type: ignore[no-untyped-def]
+def test_sprites_have_the_requested_area(shape) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(1)
     parts = shape(rng)
-    unit = np.sqrt(2000 / coverage(parts, 0.0))
+    unit = np.sqrt(2000 / union_area(parts, 0.0))
     layers = [Layer(np.zeros((300, 300, 3), np.uint8), lambda _: np.eye(3))]
-    for sprite in build(rng, parts, unit):
+    for sprite in make_sprites(rng, parts, unit):
         layers.append(Layer(sprite.texture, lambda t, pose=sprite.pose: translate(150, 150) @ pose(t), salient=True))
     renderer = Renderer(layers, (300, 300))
     mask = renderer.mask(renderer.frame(0, 1)[1])
@@ -206,103 +204,21 @@ def test_every_shape_is_built_to_the_area_asked_for(shape) -> None:  # type: ign
     "texture", sorted({*BACKGROUNDS, *SURFACES}, key=lambda t: t.__name__), ids=lambda t: t.__name__
 )
 @pytest.mark.parametrize("size", [(1, 1), (7, 30), (60, 90)])
-def test_every_texture_has_any_size(texture, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+def test_textures_support_any_size(texture, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
     for seed in range(3):
         image = texture(np.random.default_rng(seed), *size)
         assert image.shape == (*size, 3)
         assert image.dtype == np.uint8
 
 
-def test_clips_on_disk_are_the_clips(tmp_path: Path) -> None:
-    videos = synthetic(tmp_path, clips=2, frames=3, size=(48, 64), seed=1, split="val", image_format="png")
-    assert [video.name for video in videos] == ["val-00000", "val-00001"]
-    for index, video in enumerate(videos):
-        clip = generate_clip(clip_seed(1, "val", index), 3, (48, 64))
-        assert [frame.name for frame in video.frames] == ["00000", "00001", "00002"]
-        for t, frame in enumerate(video.frames):
-            assert frame.mask is not None
-            assert frame.flow is not None
-            rgb = cv2.cvtColor(cv2.imread(str(frame.image)), cv2.COLOR_BGR2RGB)
-            np.testing.assert_array_equal(rgb, clip.rgb[t])
-            np.testing.assert_array_equal(cv2.imread(str(frame.mask), cv2.IMREAD_UNCHANGED), clip.mask[t] * 255)
-            np.testing.assert_array_equal(read_flow(frame.flow), clip.flow[t])
-
-
-def test_same_settings_are_reused_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    real = module.generate_clip
-    monkeypatch.setattr(module, "generate_clip", lambda *a, **k: made.append(a) or real(*a, **k))
-    first = synthetic(tmp_path, clips=2, frames=2, size=(32, 48))
-    assert len(made) == 2
-    assert synthetic(tmp_path, clips=2, frames=2, size=(32, 48)) == first
-    assert len(made) == 2
-    for other in ({"split": "val"}, {"seed": 9}, {"frames": 3}, {"style": {"noise": 0.0}}):
-        videos = synthetic(tmp_path, **{"clips": 2, "frames": 2, "size": (32, 48), **other})
-        assert not {f.image for v in videos for f in v.frames} & {f.image for v in first for f in v.frames}
-    assert len(made) == 10
-
-
-def test_splits_and_seeds_share_no_clip() -> None:
-    seeds = {clip_seed(s, split, i) for s in range(3) for split in module.SPLITS for i in range(5)}
-    assert len(seeds) == 45
-    pictures = {generate_clip(seed, 1, (32, 32)).rgb.tobytes() for seed in sorted(seeds)}
-    assert len(pictures) == 45
-
-
-def test_a_broken_run_leaves_nothing_and_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = module.write_flow, []
-
-    def full(path: Path, flow: np.ndarray) -> None:
-        calls.append(path)
-        if len(calls) > 3:
-            raise OSError(28, "No space left on device")
-        real(path, flow)
-
-    monkeypatch.setattr(module, "write_flow", full)
-    with pytest.raises(UserError, match="No space left"):
-        synthetic(tmp_path, clips=3, frames=2, size=(32, 48))
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(module, "write_flow", real)
-    assert len(synthetic(tmp_path, clips=3, frames=2, size=(32, 48))) == 3
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"split": "trian"}, "did you mean 'train'"),
-        ({"clips": 0}, "at least one clip"),
-        ({"frames": 0}, "at least 1 frame"),
-        ({"size": (8, 64)}, "16x16"),
-        ({"seed": -1}, "negative seed"),
-        ({"style": {"nois": 1}}, "did you mean 'noise'"),
-        ({"style": {"noise": 2}}, "noise=2"),
-        ({"style": {"area": [0, 0.5]}}, "area="),
-        ({"style": {"speed": [0.5, 0.1]}}, "speed="),
-        ({"style": {"objects": 0}}, "at least one object"),
-        ({"image_format": "bmp"}, "'jpg' or 'png'"),
-    ],
-)
-def test_wrong_settings_are_named(tmp_path: Path, settings: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        synthetic(tmp_path, **{"clips": 1, "frames": 2, "size": (32, 48), **settings})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="choose another folder"):
-        synthetic(tmp_path / "file", clips=1, frames=1, size=(32, 48))
-
-
-def test_style_settings_reach_the_style() -> None:
+def test_style_from_settings() -> None:
     style = Style.of({"area": [0.1, 0.2], "noise": 0.0})
     assert style.area == (0.1, 0.2)
     assert asdict(style) == {**asdict(Style()), "area": (0.1, 0.2), "noise": 0.0}
 
 
 @pytest.mark.slow
-def test_it_feeds_a_training() -> None:
+def test_generation_keeps_up_with_training() -> None:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -15,7 +15,7 @@ from maskvos.media.images import read_image
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.reading import read_truth
 from maskvos.run import compose, run
-from maskvos.synthetic.clips import synthetic
+from maskvos.synthetic.dataset import synthetic
 from maskvos.types import Video
 from maskvos.weights import bundled
 

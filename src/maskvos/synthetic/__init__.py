@@ -1,1 +1,1 @@
-"""Procedural clips with exact masks and optical flow."""
+"""Procedural video clips with exact masks and optical flow."""

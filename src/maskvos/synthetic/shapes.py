@@ -1,7 +1,7 @@
-"""Procedural things: outlines in one or several jointed parts, each part cut out of a texture.
+"""Procedural objects: articulated shapes of one or several parts, textured as sprites.
 
-A thing stands upright around the origin, looks to the right, and is about one unit high; `build` brings it to a size in
-pixels. Its parts move by `Pose` functions of a clock, so that a thing that stands still has a clock that stands still.
+A shape is upright around the origin, faces right and is about one unit high; `make_sprites` scales it to pixels. Its
+parts move by `Pose` functions of a clock, so an object pauses when its clock does.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from maskvos.synthetic.scenes import Pose, rotate, scale, translate
+from maskvos.synthetic.rendering import Pose, rotate, scale, translate
 from maskvos.synthetic.textures import SURFACES, Texture, random_texture
 
 
 @dataclass(frozen=True)
 class Part:
-    """One rigid piece.
+    """One rigid part of a shape.
 
     Attributes:
-        outline: (N, 2) float64, corners in the part's own coordinates.
-        pose: Clock time to the matrix from the part's coordinates to the thing's.
-        surface: Parts of the same number are cut from the same texture.
+        outline: (N, 2) float64, vertices of a polygon in the part's coordinates.
+        pose: Clock time to the matrix from the part's to the shape's coordinates.
+        surface: Parts with the same number share a texture.
     """
 
     outline: np.ndarray
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A part as it is drawn: its RGBA texture (colour multiplied by alpha) and the pose of the texture's pixels."""
+    """A textured part: RGBA texture (h, w, 4) uint8 with premultiplied alpha, and the pose of its pixels."""
 
     texture: np.ndarray
     pose: Pose
@@ -42,12 +42,12 @@ class Sprite:
 Shape = Callable[[np.random.Generator], list[Part]]
 
 
-def _still(_: float) -> np.ndarray:
+def _identity(_: float) -> np.ndarray:
     return np.eye(3)
 
 
 def _joint(parent: Pose, pivot: tuple[float, float], angle: float, swing: float, speed: float, phase: float) -> Pose:
-    """A part that hangs from a point of its parent and swings about an angle (radians, radians per frame)."""
+    """Pose of a part that swings around a pivot of its parent; angles in radians, speed in radians per frame."""
     place = translate(*pivot)
 
     def pose(time: float) -> np.ndarray:
@@ -57,21 +57,21 @@ def _joint(parent: Pose, pivot: tuple[float, float], angle: float, swing: float,
 
 
 def ellipse(width: float, height: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
-    """Outline of an ellipse of full width and height around (x, y)."""
+    """Outline of an ellipse of a width and height around (x, y)."""
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     return np.stack([x + width / 2 * np.cos(angle), y + height / 2 * np.sin(angle)], axis=1)
 
 
 def capsule(length: float, start: float, end: float) -> np.ndarray:
-    """Outline of a limb along x from the origin, of thickness `start` there and `end` at its tip."""
+    """Outline of a limb along x from the origin, with thickness `start` there and `end` at its tip."""
     half = np.linspace(-np.pi / 2, np.pi / 2, 10)
     tip = np.stack([length + end / 2 * np.cos(half), end / 2 * np.sin(half)], axis=1)
     root = np.stack([-start / 2 * np.cos(half), -start / 2 * np.sin(half)], axis=1)
     return np.concatenate([tip, root])
 
 
-def lump(rng: np.random.Generator, roughness: float, aspect: float = 1.0) -> np.ndarray:
-    """A smooth closed curve: a circle whose radius is a random Fourier series of the angle."""
+def random_outline(rng: np.random.Generator, roughness: float, aspect: float = 1.0) -> np.ndarray:
+    """Smooth random outline: the radius is a random Fourier series of the angle."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     orders = np.arange(2, 8)
     weight = rng.normal(0, roughness, (2, len(orders))) / orders
@@ -81,12 +81,12 @@ def lump(rng: np.random.Generator, roughness: float, aspect: float = 1.0) -> np.
 
 
 def blob(rng: np.random.Generator) -> list[Part]:
-    """One smooth body, from nearly round to lobed."""
-    return [Part(lump(rng, rng.uniform(0.03, 0.3), rng.uniform(0.6, 1.8)), _still)]
+    """A smooth blob, from nearly round to lobed."""
+    return [Part(random_outline(rng, rng.uniform(0.03, 0.3), rng.uniform(0.6, 1.8)), _identity)]
 
 
 def polygon(rng: np.random.Generator) -> list[Part]:
-    """Three to eight straight edges, or a star."""
+    """A polygon of three to eight edges, or a star."""
     corners = int(rng.integers(3, 9))
     angle = np.sort(np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.normal(0, 0.15, corners))
     radius = 0.5 * rng.uniform(0.8, 1.1, corners)
@@ -94,23 +94,23 @@ def polygon(rng: np.random.Generator) -> list[Part]:
         angle = np.linspace(0, 2 * np.pi, 2 * corners, endpoint=False)
         radius = np.tile([0.5, 0.5 * rng.uniform(0.4, 0.7)], corners)
     stretch = rng.uniform(0.7, 1.5)
-    return [Part(np.stack([radius * np.cos(angle) * stretch, radius * np.sin(angle)], axis=1), _still)]
+    return [Part(np.stack([radius * np.cos(angle) * stretch, radius * np.sin(angle)], axis=1), _identity)]
 
 
 def cluster(rng: np.random.Generator) -> list[Part]:
-    """A few lumps that turn about one another's rims: a body without a plan."""
-    parts = [Part(lump(rng, 0.15, rng.uniform(0.7, 1.4)), _still)]
+    """A few blobs, joined at random and swinging."""
+    parts = [Part(random_outline(rng, 0.15, rng.uniform(0.7, 1.4)), _identity)]
     for _ in range(int(rng.integers(2, 5))):
         angle, size = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.7)
         pivot = (0.4 * np.cos(angle), 0.4 * np.sin(angle))
-        pose = _joint(_still, pivot, angle, rng.uniform(0, 0.6), rng.uniform(0.1, 0.5), rng.uniform(0, 6))
-        outline = lump(rng, 0.15, rng.uniform(0.8, 2)) * size + np.array([size * 0.4, 0])
+        pose = _joint(_identity, pivot, angle, rng.uniform(0, 0.6), rng.uniform(0.1, 0.5), rng.uniform(0, 6))
+        outline = random_outline(rng, 0.15, rng.uniform(0.8, 2)) * size + np.array([size * 0.4, 0])
         parts.insert(int(rng.integers(0, len(parts) + 1)), Part(outline, pose, int(rng.integers(0, 2))))
     return parts
 
 
 def _leg(parent: Pose, hip: tuple[float, float], length: float, thick: float, gait: tuple[float, float, float]) -> list:
-    """Thigh and shin of a walk: gait is swing (radians), speed (radians per frame) and phase."""
+    """Thigh and shin of a walking leg; gait is swing (radians), speed (radians per frame) and phase (radians)."""
     swing, speed, phase = gait
     thigh = _joint(parent, hip, np.pi / 2, swing, speed, phase)
     shin = _joint(thigh, (length / 2, 0.0), 0.35 * swing, 0.6 * swing, speed, phase + 0.9)
@@ -121,9 +121,9 @@ def _leg(parent: Pose, hip: tuple[float, float], length: float, thick: float, ga
 
 
 def person(rng: np.random.Generator) -> list[Part]:
-    """Head, trunk, two arms and two legs in a walk or run."""
+    """A walking or running person: head, trunk, two arms and two legs."""
     swing, speed, phase = rng.uniform(0.2, 0.8), rng.uniform(0.15, 0.55), rng.uniform(0, 6)
-    build = rng.uniform(0.8, 1.4)
+    girth = rng.uniform(0.8, 1.4)
     lean = rng.normal(0, 0.12)
 
     def trunk(time: float) -> np.ndarray:
@@ -132,17 +132,17 @@ def person(rng: np.random.Generator) -> list[Part]:
     def arm(turn: float) -> list[Part]:
         upper = _joint(trunk, (0.0, -0.2), np.pi / 2, swing * 0.9, speed, phase + turn)
         lower = _joint(upper, (0.17, 0.0), -0.5, 0.3, speed, phase + turn)
-        thick = 0.08 * build
+        thick = 0.08 * girth
         return [Part(capsule(0.17, thick, thick * 0.8), upper), Part(capsule(0.16, thick * 0.8, thick * 0.6), lower, 2)]
 
     head = _joint(trunk, (0.02, -0.36), 0.0, 0.1, speed, phase)
-    left, right = (_leg(trunk, (0.0, 0.08), 0.46, 0.12 * build, (swing, speed, phase + turn)) for turn in (0.0, np.pi))
-    body = Part(ellipse(0.22 * build, 0.44, 0, -0.08), trunk)
+    left, right = (_leg(trunk, (0.0, 0.08), 0.46, 0.12 * girth, (swing, speed, phase + turn)) for turn in (0.0, np.pi))
+    body = Part(ellipse(0.22 * girth, 0.44, 0, -0.08), trunk)
     return [*arm(0.0), *left, *right, body, Part(ellipse(0.15, 0.18), head, 2), *arm(np.pi)]
 
 
 def animal(rng: np.random.Generator) -> list[Part]:
-    """Trunk, four legs, neck, head and tail."""
+    """A walking quadruped: trunk, four legs, neck, head and tail."""
     swing, speed, phase = rng.uniform(0.2, 0.7), rng.uniform(0.15, 0.6), rng.uniform(0, 6)
     long, deep, tall = rng.uniform(0.8, 1.3), rng.uniform(0.3, 0.5), rng.uniform(0.3, 0.6)
     thick = rng.uniform(0.09, 0.16)
@@ -158,7 +158,7 @@ def animal(rng: np.random.Generator) -> list[Part]:
     reach = rng.uniform(0.15, 0.5)
     head = _joint(neck, (reach, 0.0), rng.uniform(0.2, 1.0), 0.1, speed, phase + 1)
     tail = _joint(trunk, (-long * 0.46, -deep * 0.2), np.pi - rng.uniform(-0.6, 0.6), 0.5, speed, phase)
-    body = np.concatenate([lump(rng, 0.08)]) * np.array([long, deep])
+    body = np.concatenate([random_outline(rng, 0.08)]) * np.array([long, deep])
     return [
         *legs[0],
         *legs[1],
@@ -172,7 +172,7 @@ def animal(rng: np.random.Generator) -> list[Part]:
 
 
 def vehicle(rng: np.random.Generator) -> list[Part]:
-    """A body with a cabin, on wheels that turn."""
+    """A car: body, cabin and rotating wheels."""
     long, tall = rng.uniform(1.2, 2.2), rng.uniform(0.35, 0.6)
     wheel, speed = tall * rng.uniform(0.55, 0.9), rng.uniform(0.1, 0.5)
     nose, roof = rng.uniform(0.0, 0.3) * tall, rng.uniform(0.0, 0.9) * tall
@@ -184,18 +184,18 @@ def vehicle(rng: np.random.Generator) -> list[Part]:
         [[left, -tall * 0.9], [left * 0.85, -tall - roof], [right * 0.7, -tall - roof], [right, -tall * 0.9]]
     )
 
-    def shaken(time: float) -> np.ndarray:
+    def vibrating(time: float) -> np.ndarray:
         return translate(0, 0.01 * np.sin(1.3 * time))
 
     def rolling(x: float) -> Pose:
         return lambda time: translate(x, 0.0) @ rotate(speed * time)
 
     wheels = [Part(ellipse(wheel, wheel), rolling(side * long * 0.32), 2) for side in (-1, 1)]
-    return [Part(cabin, shaken, 1), Part(body, shaken), *wheels]
+    return [Part(cabin, vibrating, 1), Part(body, vibrating), *wheels]
 
 
 def bird(rng: np.random.Generator) -> list[Part]:
-    """A body between two wings that beat."""
+    """A bird with two beating wings."""
     speed, phase = rng.uniform(0.2, 0.8), rng.uniform(0, 6)
     span, chord = rng.uniform(0.7, 1.3), rng.uniform(0.25, 0.5)
     wing = np.array([[-chord / 2, 0], [chord / 2, 0], [chord * 0.2, span * 0.6], [-chord * 0.5, span]])
@@ -206,25 +206,25 @@ def bird(rng: np.random.Generator) -> list[Part]:
 
         return pose
 
-    head = _joint(_still, (0.45, -0.03), 0.0, 0.1, speed, phase)
+    head = _joint(_identity, (0.45, -0.03), 0.0, 0.1, speed, phase)
     tail = np.array([[0.0, -0.03], [-0.35, -0.14], [-0.35, 0.14], [0.0, 0.03]])
-    hung = _joint(_still, (-0.4, 0.0), 0.0, 0.2, speed, phase)
+    tail_pose = _joint(_identity, (-0.4, 0.0), 0.0, 0.2, speed, phase)
     return [
         Part(wing, beating(1.0), 1),
-        Part(tail, hung),
-        Part(ellipse(1.0, 0.28), _still),
+        Part(tail, tail_pose),
+        Part(ellipse(1.0, 0.28), _identity),
         Part(ellipse(0.24, 0.2), head, int(rng.integers(0, 2))),
         Part(wing, beating(-1.0), 1),
     ]
 
 
 def snake(rng: np.random.Generator) -> list[Part]:
-    """A chain of links along which a bend travels."""
+    """A chain of links with a travelling bend."""
     links, thick = int(rng.integers(4, 9)), rng.uniform(0.15, 0.35)
     swing, speed, phase, lag = rng.uniform(0.1, 0.35), rng.uniform(0.05, 0.3), rng.uniform(0, 6), rng.uniform(0.6, 1.2)
     length = 1.6 / links
     parts: list[Part] = []
-    parent: Pose = _still
+    parent: Pose = _identity
     for link in range(links):
         pivot = (-0.8, 0.0) if link == 0 else (length, 0.0)
         parent = _joint(parent, pivot, 0.0, swing, speed, phase - lag * link)
@@ -233,12 +233,12 @@ def snake(rng: np.random.Generator) -> list[Part]:
 
 
 SHAPES: tuple[Shape, ...] = (blob, blob, polygon, cluster, person, person, animal, animal, vehicle, bird, snake)
-# Things that may be turned any way round; the others stand on the ground.
-FLOATING: tuple[Shape, ...] = (blob, polygon, cluster, bird, snake)
+# Shapes that may have any orientation; the others stay upright.
+ANY_ORIENTATION: tuple[Shape, ...] = (blob, polygon, cluster, bird, snake)
 
 
-def coverage(parts: list[Part], time: float) -> float:
-    """Area of the union of all parts in square units, to about one per cent."""
+def union_area(parts: list[Part], time: float) -> float:
+    """Area of the union of all parts at a time, in square units, accurate to about one per cent."""
     cells, reach = 60.0, 3.0
     canvas = np.zeros((int(2 * reach * cells),) * 2, np.uint8)
     for part in parts:
@@ -249,7 +249,7 @@ def coverage(parts: list[Part], time: float) -> float:
 
 
 def _shade(rng: np.random.Generator, colour: np.ndarray, solid: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Make a flat piece look round: brighter towards the light, darker at the rim."""
+    """Shade a flat part as if it were round: brighter towards the light, darker at the rim; (h, w, 3) uint8."""
     height, width = solid.shape
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
@@ -260,33 +260,33 @@ def _shade(rng: np.random.Generator, colour: np.ndarray, solid: np.ndarray, ligh
     return np.clip(colour * gain[..., None], 0, 255).astype(np.uint8)
 
 
-def build(
+def make_sprites(
     rng: np.random.Generator, parts: list[Part], unit: float, kinds: tuple[Texture, ...] = SURFACES
 ) -> list[Sprite]:
-    """Cut a thing out of textures.
+    """Texture a shape's parts.
 
     Args:
         rng: Source of randomness.
-        parts: The thing, in its own units.
+        parts: The shape, in its own units.
         unit: Pixels per unit.
         kinds: Textures to choose from.
 
     Returns:
-        One sprite per part, from back to front; poses map texture pixels to pixels around the thing's origin.
+        One sprite per part, from back to front; poses map texture pixels to pixels around the shape's origin.
     """
     light = rng.normal(0, 0.25, 2)
-    sheets: dict[int, np.ndarray] = {}
+    textures: dict[int, np.ndarray] = {}
     largest = max(int(np.ptp(part.outline, axis=0).max() * unit) for part in parts) + 8
     sprites = []
     for part in parts:
         low = np.floor(part.outline.min(axis=0) * unit) - 2
         high = np.ceil(part.outline.max(axis=0) * unit) + 3
         width, height = (high - low).astype(int)
-        if part.surface not in sheets:
-            sheets[part.surface] = random_texture(rng, largest, largest, kinds)
-        sheet = sheets[part.surface]
+        if part.surface not in textures:
+            textures[part.surface] = random_texture(rng, largest, largest, kinds)
+        source = textures[part.surface]
         top, left = (int(rng.integers(0, max(largest - extent, 0) + 1)) for extent in (height, width))
-        colour = sheet[top : top + height, left : left + width]
+        colour = source[top : top + height, left : left + width]
         alpha = np.zeros((height, width), np.uint8)
         corners = np.round((part.outline * unit - low) * 16).astype(np.int32)
         cv2.fillPoly(alpha, [corners], 255, lineType=cv2.LINE_AA, shift=4)
@@ -298,5 +298,6 @@ def build(
 
 
 def _to_pixels(pose: Pose, unit: float, low: np.ndarray) -> Pose:
+    """A part's pose in pixels; `low` is its texture's upper left corner."""
     grow, shrink = scale(unit, unit), scale(1 / unit, 1 / unit) @ translate(float(low[0]), float(low[1]))
     return lambda time: grow @ pose(time) @ shrink

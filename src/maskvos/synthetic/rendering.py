@@ -1,8 +1,8 @@
-"""Layered scenes: what is in a procedural clip, how it moves, and how it is drawn with exact mask and flow.
+"""Render layered scenes with exact masks and optical flow.
 
-A scene is a list of layers from back to front. A layer is a still texture and a map from its own pixels to the
-image's at any time t (frames; fractions are meant): first a `Wave` that bends it, then an affine matrix. Both have
-closed inverses, so that the displacement of every pixel is known exactly and no flow is estimated.
+A scene is a list of layers from back to front. A layer is a fixed texture and a map from texture to image pixels at any
+time t (frames, fractional): first a `Wave` that deforms it, then an affine matrix. Both have closed-form inverses, so
+the flow of every pixel is computed exactly.
 
 Coordinates are pixels, x to the right and y down; matrices are (3, 3) float64 on homogeneous column vectors.
 """
@@ -16,38 +16,38 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-Pose = Callable[[float], np.ndarray]
-Clock = Callable[[float], float]
+Pose = Callable[[float], np.ndarray]  # time to a (3, 3) matrix
+Clock = Callable[[float], float]  # time of the clip in frames to a scalar, as an object's own time
 
 
 def translate(x: float, y: float) -> np.ndarray:
-    """The matrix that moves by (x, y)."""
+    """Translation matrix by (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def rotate(angle: float) -> np.ndarray:
-    """The matrix that turns by an angle in radians, from x towards y."""
+    """Rotation matrix by an angle in radians, from x towards y."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
 def scale(x: float, y: float) -> np.ndarray:
-    """The matrix that stretches by x and y."""
+    """Scaling matrix by factors x and y."""
     return np.diag([x, y, 1.0])
 
 
 @dataclass(frozen=True)
 class Wave:
-    """Two shears that run as waves: rows are pushed sideways by a sine of y, then columns up and down by a sine of x.
+    """Deformation by two travelling sine shears: x is shifted by a sine of y, then y by a sine of x.
 
-    Each shear leaves the coordinate that steers it as it is, so the pair is undone exactly by doing it backwards.
+    Each shear keeps the coordinate that it depends on, so the inverse is exact: the same shears in reverse order.
 
     Attributes:
-        amplitude: Largest push along x and y, pixels.
-        frequency: Radians per pixel along y (for the push along x) and along x.
-        speed: Radians per frame of both.
-        phase: Radians at time zero of both.
-        clock: Time of the frame to time of the wave.
+        amplitude: Maximum shift along x and y, pixels.
+        frequency: Radians per pixel of the shift along x (over y) and along y (over x).
+        speed: Radians per frame, of both.
+        phase: Radians at time zero, of both.
+        clock: Time of the clip to time of the wave.
     """
 
     amplitude: tuple[float, float]
@@ -56,32 +56,32 @@ class Wave:
     phase: tuple[float, float]
     clock: Clock
 
-    def _push(self, axis: int, steering: np.ndarray, time: float) -> np.ndarray:
-        angle = np.float32(self.frequency[axis]) * steering
+    def _shift(self, axis: int, coordinate: np.ndarray, time: float) -> np.ndarray:
+        angle = np.float32(self.frequency[axis]) * coordinate
         angle += np.float32(self.speed[axis] * self.clock(time) + self.phase[axis])
         return np.float32(self.amplitude[axis]) * np.sin(angle)
 
-    def bend(self, x: np.ndarray, y: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Where texture points go, (H, W) float32 each."""
-        x = x + self._push(0, y, time)
-        return x, y + self._push(1, x, time)
+    def warp(self, x: np.ndarray, y: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Deformed positions of texture points; x and y (H, W) float32."""
+        x = x + self._shift(0, y, time)
+        return x, y + self._shift(1, x, time)
 
-    def unbend(self, x: np.ndarray, y: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Where bent points come from, (H, W) float32 each."""
-        y = y - self._push(1, x, time)
-        return x - self._push(0, y, time), y
+    def unwarp(self, x: np.ndarray, y: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Texture points of deformed positions, the inverse of `warp`; x and y (H, W) float32."""
+        y = y - self._shift(1, x, time)
+        return x - self._shift(0, y, time), y
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One sheet of a scene.
+    """One layer of a scene.
 
     Attributes:
-        texture: (h, w, 3) uint8 RGB that covers everything (mirrored at its borders), or (h, w, 4) uint8 RGBA with
-            the colour multiplied by alpha.
-        pose: Time to the matrix from (bent) texture pixels to image pixels.
-        salient: Whether it belongs to a main object, and thus to the mask.
-        wave: How it bends, or None.
+        texture: (h, w, 3) uint8 RGB that covers the frame (reflected at its borders), or (h, w, 4) uint8 RGBA with
+            premultiplied alpha.
+        pose: Time to the matrix from (deformed) texture pixels to image pixels.
+        salient: Whether it belongs to a main object, and so to the mask.
+        wave: Deformation, or None.
     """
 
     texture: np.ndarray
@@ -95,8 +95,8 @@ def _apply(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray
     return a * x + b * y + c, d * x + e * y + f
 
 
-def _extent(layer: Layer, matrix: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The box (x0, y0, x1, y1) of the image that a layer may touch; None when it is out of sight."""
+def _bounding_box(layer: Layer, matrix: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The part (x0, y0, x1, y1) of the image that a layer may cover; None if it is out of view."""
     height, width = size
     if layer.texture.shape[2] == 3:
         return 0, 0, width, height
@@ -112,7 +112,7 @@ def _extent(layer: Layer, matrix: np.ndarray, size: tuple[int, int]) -> tuple[in
 
 
 class _Drawn(NamedTuple):
-    """A layer as it was drawn: where, its alpha there (None: it covers all), image to texture, texture coordinates."""
+    """A rendered layer: its box, alpha (None: covers the frame), image-to-texture matrix and texture coordinates."""
 
     box: tuple[int, int, int, int]
     alpha: np.ndarray | None
@@ -121,10 +121,10 @@ class _Drawn(NamedTuple):
 
 
 class Renderer:
-    """Draws a scene.
+    """Renders a scene.
 
     Args:
-        layers: From back to front; the first one must cover everything.
+        layers: From back to front; the first must cover the frame.
         size: Height and width of the image.
     """
 
@@ -134,24 +134,23 @@ class Renderer:
         self._x, self._y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
 
     def image(self, time: float) -> np.ndarray:
-        """The picture alone, (H, W, 3) uint8 RGB."""
+        """The image only, (H, W, 3) uint8 RGB."""
         rgb = np.zeros((*self.size, 3), np.uint8)
         for layer in self.layers:
             self._draw(layer, time, rgb)
         return rgb
 
     def frame(self, time: float, other: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The picture with its truth.
+        """The image with its layer labels and optical flow.
 
-        A pixel belongs to the topmost layer that covers at least half of it: label and flow are that layer's.
+        Label and flow of a pixel are those of the topmost layer with an alpha of at least one half.
 
         Args:
-            time: When.
-            other: The time at which the flow ends.
+            time: Time of the frame.
+            other: Time that the flow points to.
 
         Returns:
-            rgb (H, W, 3) uint8; labels (H, W) uint16, index of the layer; flow (H, W, 2) float32, pixels from `time`
-            to `other`.
+            rgb (H, W, 3) uint8; labels (H, W) uint16, layer indices; flow (H, W, 2) float32, pixels, `time` -> `other`.
         """
         rgb = np.zeros((*self.size, 3), np.uint8)
         labels = np.zeros(self.size, np.uint16)
@@ -168,13 +167,13 @@ class Renderer:
         return rgb, labels, flow
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
-        """What belongs to the main objects: labels (H, W) to (H, W) uint8 0/1."""
+        """Mask of the main objects, (H, W) uint8 0/1, from labels (H, W)."""
         return np.array([layer.salient for layer in self.layers], np.uint8)[labels]
 
     def _draw(self, layer: Layer, time: float, rgb: np.ndarray) -> _Drawn | None:
-        """Put a layer onto `rgb` (H, W, 3) uint8, in place; None when it is out of sight."""
+        """Composite a layer onto `rgb` (H, W, 3) uint8, in place; None if it is out of view."""
         matrix = layer.pose(time)
-        box = _extent(layer, matrix, self.size)
+        box = _bounding_box(layer, matrix, self.size)
         if box is None:
             return None
         x0, y0, x1, y1 = box
@@ -188,7 +187,7 @@ class Renderer:
             patch = cv2.warpAffine(layer.texture, local, (x1 - x0, y1 - y0), flags=flags, borderMode=border)
         else:
             window = slice(y0, y1), slice(x0, x1)
-            grid = layer.wave.unbend(*_apply(inverse, self._x[window], self._y[window]), time)
+            grid = layer.wave.unwarp(*_apply(inverse, self._x[window], self._y[window]), time)
             patch = cv2.remap(layer.texture, *grid, cv2.INTER_LINEAR, borderMode=border)
         if covers_all:
             rgb[:] = patch
@@ -204,5 +203,5 @@ class Renderer:
         pose = layer.pose(other)
         if layer.wave is None or drawn.grid is None:
             return np.stack(_apply(pose @ drawn.inverse - np.eye(3), x, y), axis=-1)
-        target_x, target_y = _apply(pose, *layer.wave.bend(*drawn.grid, other))
+        target_x, target_y = _apply(pose, *layer.wave.warp(*drawn.grid, other))
         return np.stack([target_x - x, target_y - y], axis=-1)
