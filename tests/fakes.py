@@ -1,7 +1,6 @@
-"""Tiny datasets on disk, in the layouts of their owners, for tests.
+"""Fake datasets on disk for tests: moving rectangles in the folder layout of each public dataset.
 
-Every writer makes a tree of moving rectangles under ``root`` and returns nothing: tests read it back through the
-package. Frames are `SIZE` unless said otherwise.
+Every writer creates its files under ``root``; frames have `SIZE` by default.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
 
 
 def frame(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A coloured gradient with a bright rectangle that moves right: (H, W, 3) uint8."""
+    """A colour gradient with a bright rectangle that moves right, (H, W, 3) uint8."""
     height, width = size
     rgb = np.zeros((height, width, 3), np.uint8)
     rgb[..., 0] = np.linspace(0, 120, width, dtype=np.uint8)
@@ -27,7 +26,7 @@ def frame(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def mask(index: int, size: tuple[int, int] = SIZE, objects: int = 1) -> np.ndarray:
-    """Labels 0 to ``objects`` of rectangles that stand upon each other: (H, W) uint8."""
+    """Labels 0 to ``objects`` of stacked rectangles, (H, W) uint8."""
     height, width = size
     labels = np.zeros(size, np.uint8)
     left = width // 8 + index % (width // 2)
@@ -38,13 +37,13 @@ def mask(index: int, size: tuple[int, int] = SIZE, objects: int = 1) -> np.ndarr
 
 
 def write_frame(path: Path, index: int, size: tuple[int, int] = SIZE) -> None:
-    """Write a frame, in the format that the suffix says."""
+    """Write a frame in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(frame(index, size)).save(path)
 
 
 def write_mask(path: Path, labels: np.ndarray, palette: bool = False) -> None:
-    """Write labels: with a palette as indices, else as 0 and 255."""
+    """Write labels as palette indices, or as 0 and 255."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if palette:
         image = Image.fromarray(labels)
@@ -64,7 +63,7 @@ DAVIS_SPLITS = {"train": ("bear", "bus", "dance-jump"), "val": ("blackswan", "co
 
 
 def write_davis(root: Path, year: int = 2016, resolution: str = "480p", frames: int = 3) -> None:
-    """DAVIS, with the list format and the masks of its year."""
+    """DAVIS-2016 or DAVIS-2017, with the list format and masks of that year."""
     for split, sequences in DAVIS_SPLITS.items():
         lines = []
         for sequence in sequences:
@@ -77,13 +76,13 @@ def write_davis(root: Path, year: int = 2016, resolution: str = "480p", frames: 
                 write_mask(root / annotation, mask(index, objects=2 if year == 2017 else 1), palette=year == 2017)
                 if year == 2016:
                     lines.append(f"/{image} /{annotation} ")
-        place = root / "ImageSets" / (resolution if year == 2016 else str(year))
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        folder = root / "ImageSets" / (resolution if year == 2016 else str(year))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
 
 
 def write_fbms(root: Path, frames: int = 4) -> None:
-    """FBMS-59 with its three kinds of ground truth, of every other frame."""
+    """FBMS-59 with its three kinds of ground truth, on every other frame."""
     for split, names in {
         "Trainingset": ("bear01", "cars1", "cars2", "tennis"),
         "Testset": ("marple2", "cats01"),
@@ -101,7 +100,7 @@ def _write_fbms_sequence(folder: Path, frames: int) -> None:
         lines += [f"Scale of region {number}:", str(value), "Confidence:", "1", ""]
     lines += ["Total number of frames in this shot:", str(frames), "Total number of labeled frames for this shot:", "2"]
     for index in range(frames):
-        # The owners number from 1, with as many zeros as they like.
+        # FBMS numbers frames from 1, with varying zero padding.
         stem = f"{folder.name}_{index + 1:04d}" if colour else f"{folder.name}{index + 1:03d}"
         write_frame(folder / f"{stem}.jpg", index)
         if index % 2:
@@ -121,7 +120,7 @@ def _write_fbms_sequence(folder: Path, frames: int) -> None:
 
 
 def write_youtube_objects(root: Path) -> None:
-    """YouTube-Objects: labels of half the size as JPEG, numbered with other zeros than the frames."""
+    """YouTube-Objects: half-size JPEG labels, zero-padded differently from the frames."""
     names = ("aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train")
     for name in names:
         shot = root / name / "data" / "0001" / "shots" / "002"
@@ -148,7 +147,7 @@ def write_youtube_vos(root: Path) -> None:
 
 
 def write_long_videos(root: Path) -> None:
-    """Long-Videos: few of the frames are annotated, by palette pictures."""
+    """Long-Videos: palette masks for a few of the frames."""
     for name in ("blueboy", "dressage", "rat"):
         for index in range(6):
             write_frame(root / "JPEGImages" / name / f"{index:05d}.jpg", index)
@@ -157,7 +156,7 @@ def write_long_videos(root: Path) -> None:
 
 
 def write_davsod(root: Path) -> None:
-    """DAVSOD: folders of images and grey maps within each sequence."""
+    """DAVSOD: a folder of images and one of greyscale maps per sequence."""
     for split in ("TrainingSet", "ValidationSet", "EasyTestSet"):
         for number in range(2):
             folder = root / split / f"{split}_{number:04d}"
@@ -167,7 +166,7 @@ def write_davsod(root: Path) -> None:
 
 
 def write_visal(root: Path) -> None:
-    """ViSal: sequences within a folder of images and one of grey maps; not every frame is annotated."""
+    """ViSal: one folder of images and one of greyscale maps, with sparse annotations."""
     for name in ("boat", "car"):
         for index in range(4):
             write_frame(root / "Imgs" / name / f"{name}_{index:03d}.jpg", index)
@@ -176,13 +175,13 @@ def write_visal(root: Path) -> None:
 
 
 def write_soft_mask(path: Path, labels: np.ndarray) -> None:
-    """A grey map: 230 inside, 30 outside."""
+    """Write a greyscale saliency map: 230 inside, 30 outside."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.where(labels > 0, 230, 30).astype(np.uint8)).save(path)
 
 
 def write_duts(root: Path) -> None:
-    """DUTS: still images with grey masks of their names."""
+    """DUTS: still images with greyscale masks of the same name."""
     for split, count in (("TR", 6), ("TE", 2)):
         for index in range(count):
             stem = f"ILSVRC2012_{split}_{index:08d}"
@@ -191,7 +190,7 @@ def write_duts(root: Path) -> None:
 
 
 def write_triplets(root: Path) -> None:
-    """Prepared data: DAVIS as the original project has it, FBMS as TMO has it (few masks)."""
+    """Frame, flow and mask triplets: DAVIS as in the original project, FBMS as in TMO (sparse masks)."""
     for split, names in (("TrainSet", ("bear", "bus", "cars1")), ("TestSet", ("cows", "cat"))):
         for name in names:
             for index in range(3):
@@ -207,18 +206,18 @@ def write_triplets(root: Path) -> None:
 
 
 def write_davis_fbms(root: Path) -> None:
-    """DAVIS and FBMS beside each other."""
+    """DAVIS and FBMS."""
     write_davis(root / "DAVIS")
     write_fbms(root / "FBMS")
 
 
 def write_davis_synthetic(root: Path) -> None:
-    """DAVIS; the procedural clips beside it make themselves."""
+    """DAVIS; the procedural clips are generated on first use."""
     write_davis(root / "DAVIS")
 
 
 def write_davis_duts(root: Path) -> None:
-    """DAVIS and DUTS beside each other."""
+    """DAVIS and DUTS."""
     write_davis(root / "DAVIS")
     write_duts(root / "DUTS")
 
@@ -229,7 +228,7 @@ def write_davis2017(root: Path) -> None:
 
 
 def write_nothing(root: Path) -> None:
-    """For sets that make their own data or need none."""
+    """For datasets that generate their data or need none."""
 
 
 WRITERS = {
@@ -249,4 +248,4 @@ WRITERS = {
     "youtube_objects": write_youtube_objects,
     "youtube_vos": write_youtube_vos,
 }
-"""Member of ``conf/data`` to what writes its tree; ``root`` is what the member's ``data.root`` says."""
+"""Name in ``conf/data`` to the writer of its files; ``root`` is its ``data.root``."""
