@@ -1,3 +1,31 @@
-"""Unsupervised video object segmentation: the main moving object of a video, with no click and no first-frame mask."""
+"""Unsupervised video object segmentation: masks of the main moving object of a video, without any annotation.
 
-__version__ = "0.1.0"
+Names are imported when they are first used: ``import maskvos`` itself imports neither torch nor anything else.
+
+Example:
+    >>> import maskvos
+    >>> model = maskvos.load()
+    >>> for frame in model.stream("my_clip.mp4"):
+    ...     print(frame.index, frame.mask.mean())
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskvos.api import SegmentedFrame, Segmenter, evaluate, load, segment
+
+__version__ = "0.2.0"
+__all__ = ["SegmentedFrame", "Segmenter", "__version__", "evaluate", "load", "segment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("maskvos.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -74,8 +74,8 @@ def locate(target: str, name: str = "") -> Any:
         found = getattr(import_module(module), attribute)
     except (ImportError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{name or 'configuration'}: _target_ {target!r} cannot be imported ({error}); give the full dotted name of "
-            "a class or function that is installed"
+            f"{name or 'configuration'}: _target_ {target!r} cannot be imported ({error}); give the full dotted "
+            "name of an installed class or function"
         ) from error
     if not callable(found):
         raise UserError(f"{name or 'configuration'}: _target_ {target!r} is not a class or function")

@@ -28,9 +28,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` with local changes; None outside of a checkout."""
+    """The commit of the checkout that this code runs from (``-dirty``: with local changes); None outside of one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def processes() -> tuple[int, int]:
+    """Index of this process and number of processes of a run started by torchrun, srun or Lightning; else (0, 1)."""
+    slurm = ("SLURM_PROCID", "SLURM_NTASKS") if "SLURM_STEP_ID" in os.environ else ()
+    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", *slurm[:1]) if name in os.environ), 0)
+    count = next((os.environ[name] for name in ("WORLD_SIZE", *slurm[1:]) if name in os.environ), 1)
+    return int(rank), int(count)

@@ -1,8 +1,7 @@
-"""Loaders for training, validation, testing and prediction; splits and mixtures."""
+"""The LightningDataModule: data loaders for training, validation and test, and their samplers."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,32 +12,33 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from maskvos.data.dataset import FrameDataset, StreamDataset, collate
+from maskvos.data.dataset import FrameDataset, collate
 from maskvos.data.transforms import Transform
+from maskvos.environment import cores
 from maskvos.errors import UserError, nearest
 from maskvos.flow.store import FlowStore
 from maskvos.types import Batch, Video
 
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
 class EpochSampler(DistributedSampler):
-    """Shuffles anew in every epoch, keeps the shares of a mixture, and tells samples their epoch.
+    """Shuffles every epoch differently, draws the datasets of a mixture by weight, and yields (epoch, index) keys.
 
-    Being a `DistributedSampler`, it serves several processes, and Lightning leaves it in place and sets its epoch.
+    A `DistributedSampler`, so that Lightning keeps it and sets its epoch.
 
     Args:
-        groups: For every sample, the name of the dataset that it comes from.
-        weights: Dataset to its share of an epoch's samples (they need not add up to 1); None: all samples once.
-        samples_per_epoch: Length of an epoch; None: as many as there are samples.
-        seed: Of the order.
+        groups: Dataset name of every sample.
+        weights: Dataset name to its share of an epoch's samples (normalised here); None: every sample once.
+        samples_per_epoch: Length of an epoch; None: the number of samples.
+        seed: Seed of the order.
         num_replicas: Number of processes.
-        rank: This process.
-        scales: Factors on the network's size, of which each batch draws one, the same on all processes; None: no such.
+        rank: Index of this process.
+        scales: Factors on the input size, one drawn per batch, the same on all processes; None: always 1.
         batch_size: Samples per batch and process.
 
     Raises:
-        UserError: A weight for a dataset that is not there, or negative, or none for one that is there.
+        UserError: A weight is negative, or is missing for a dataset or given for an unknown one.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class EpochSampler(DistributedSampler):
         self.num_samples = -(-self.total // num_replicas)
         self.scales = scales
         self.batch_size = batch_size
-        # Epoch and number of its samples that an interrupted training has seen already.
+        # (epoch, number of its samples that were used): a resumed training continues behind them.
         self.seen = (0, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int] | tuple[int, int, float]]:  # type: ignore[override]
-        """Yield (epoch, index), or (epoch, index, scale); no sample comes twice before all of its dataset came once."""
+        """Yield (epoch, index) or (epoch, index, scale); a dataset repeats a sample only after all have been drawn."""
         rng = np.random.default_rng([self.seed, self.epoch])
         ends = np.round(np.cumsum(self.weights) / sum(self.weights) * self.total).astype(int)
         drawn = []
@@ -86,7 +86,7 @@ class EpochSampler(DistributedSampler):
             if rounds:
                 drawn.append(rng.permutation(members)[: count - (rounds - 1) * len(members)])
         order = rng.permutation(np.concatenate(drawn))
-        # Every process gets equally many, as the gradients' exchange needs; the first samples fill up.
+        # All processes need equally many samples to synchronise gradients: the first ones are repeated.
         order = np.resize(order, self.num_samples * self.num_replicas)
         epoch, count = self.seen
         own = order[self.rank :: self.num_replicas]
@@ -95,7 +95,7 @@ class EpochSampler(DistributedSampler):
             if self.scales is None:
                 yield pair
             else:
-                # Drawn from the batch's own number, so that an interrupted epoch can be gone on with anywhere.
+                # Derived from the batch's index, so that an epoch can be resumed anywhere.
                 draw = np.random.default_rng([self.seed, self.epoch, place // self.batch_size])
                 yield *pair, float(draw.choice(self.scales))
 
@@ -103,48 +103,67 @@ class EpochSampler(DistributedSampler):
         return self.num_samples
 
 
-class ShareSampler(DistributedSampler):
-    """Shares samples out among processes in order, each sample once: a score must not count one twice.
+class EvalSampler(DistributedSampler):
+    """Every sample exactly once, split among processes; each loading process reads neighbouring frames.
 
-    Being a `DistributedSampler`, it is left in place by Lightning, whose own one repeats samples to give every process
-    equally many.
+    The frames of a process are divided into one run per loading process, and batches are taken from the runs in turns,
+    as `DataLoader` deals them out. Consecutive frames then meet in one process, which decodes each of them once. A
+    `DistributedSampler`, so that Lightning keeps it; Lightning's own repeats samples to equalise processes, and a score
+    must not count a frame twice.
+
+    Args:
+        dataset: What is sampled.
+        num_replicas: Number of processes.
+        rank: Index of this process.
+        batch_size: Samples per batch.
+        workers: Loading processes.
     """
 
+    def __init__(
+        self, dataset: FrameDataset, num_replicas: int = 1, rank: int = 0, batch_size: int = 1, workers: int = 0
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        own = np.arange(rank, len(dataset), num_replicas)
+        batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        # A shorter last batch stays last, where the loader makes one.
+        full, last = batches[: len(own) // batch_size], batches[len(own) // batch_size :]
+        runs = np.array_split(np.arange(len(full)), max(1, workers))
+        turns = [run[turn] for turn in range(len(runs[0])) for run in runs if turn < len(run)]
+        self.order = [int(index) for batch in [*(full[turn] for turn in turns), *last] for index in batch]
+
     def __iter__(self) -> Iterator[int]:
-        """Yield every n-th index."""
-        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+        """Yield indices."""
+        return iter(self.order)
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+        return len(self.order)
 
 
 class VideoDataModule(pl.LightningDataModule):
-    """The loaders of a run. Nothing on disk is looked at before `setup`, and then only for the stage that runs.
+    """Data loaders for training, validation and test. Nothing on disk is touched before `setup` or `videos`.
 
     Args:
+        flow: Source of optical flow.
         train: Lists the training videos when called.
-        val: Lists the videos that choose the checkpoint.
-        test: Lists the videos that results are reported on.
-        predict: Lists the videos to be segmented.
-        flow: Where optical flow comes from.
-        size: Height and width that the network sees, pixels.
+        val: Lists the validation videos, which select the checkpoint.
+        test: Lists the test videos.
+        size: Height and width of the network's input, pixels.
         batch_size: Training samples per step and process.
         eval_batch_size: Frames per step in validation, test and prediction.
-        num_workers: Loading processes; 0: load in the main process; None: one per core, at most 8. Prediction uses at
-            most one, because it streams.
+        num_workers: Loading processes; 0: load in the main process; None: one per core, at most 8.
         augment: Albumentations transforms for training.
-        scales: Each training batch is of one of these times ``size``, frame, flow and mask together, in multiples of 32
-            pixels; None: always of ``size``.
+        scales: Multi-scale training: each batch has one of these factors times ``size``, rounded to multiples of 32
+            pixels; None: always ``size``.
         weights: Dataset name to its share of the training samples, for mixtures.
-        samples_per_epoch: Training samples per epoch; None: all of them once.
-        motion_as_option: Share of training samples whose motion stream sees the RGB frame, see `FrameDataset`.
-        paste: Share of training samples into which another sample's object is pasted, see `FrameDataset`.
-        flow_pairs: Training samples draw their flow from these (each a ``direction`` and ``gap``, settings of
-            `FlowStore`) and the usual one, equally often; None: always the usual one.
-        second_look: Outside of training samples also carry the flow of this ``direction`` and ``gap`` (settings of
-            `FlowStore`), for a second look at each frame; None: they do not.
-        seed: Of order and augmentation; None: another one in every run.
-        root: The dataset's folder, which the configuration of ``train``, ``val`` and ``test`` refers to (so that
+        samples_per_epoch: Training samples per epoch; None: every one once.
+        motion_as_option: Probability that the motion encoder reads the RGB frame, see `FrameDataset`.
+        paste: Probability of pasting another sample's object, see `FrameDataset`.
+        flow_pairs: Training samples draw their flow from these frame pairs (each with ``direction`` and ``gap``, as in
+            `FlowStore`) and the usual one with equal probability; None: always the usual one.
+        tta_flow: Frame pair (``direction`` and ``gap``) of a second flow map in validation and test, for test-time
+            augmentation; None: no second map.
+        seed: Seed of order and augmentation; None: a random one.
+        root: The dataset's folder, to which ``train``, ``val`` and ``test`` refer in the configuration (so that
             ``data.root=...`` changes all of them); not used here.
     """
 
@@ -154,7 +173,6 @@ class VideoDataModule(pl.LightningDataModule):
         train: Callable[[], list[Video]] | None = None,
         val: Callable[[], list[Video]] | None = None,
         test: Callable[[], list[Video]] | None = None,
-        predict: Callable[[], list[Video]] | None = None,
         size: Sequence[int] = (512, 512),
         batch_size: int = 8,
         eval_batch_size: int = 1,
@@ -166,7 +184,7 @@ class VideoDataModule(pl.LightningDataModule):
         motion_as_option: float | None = None,
         paste: float = 0.0,
         flow_pairs: Sequence[Mapping[str, Any]] | None = None,
-        second_look: Mapping[str, Any] | None = None,
+        tta_flow: Mapping[str, Any] | None = None,
         seed: int | None = 0,
         root: str | None = None,
     ) -> None:
@@ -180,78 +198,74 @@ class VideoDataModule(pl.LightningDataModule):
             if value is not None and value < minimum:
                 raise UserError(f"data.{name} is {value}; it must be at least {minimum}")
         if motion_as_option is not None and not 0 <= motion_as_option <= 1:
-            raise UserError(f"data.motion_as_option is {motion_as_option}; it must be a share from 0 to 1, or null")
+            raise UserError(f"data.motion_as_option is {motion_as_option}; expected a probability from 0 to 1, or null")
         if not 0 <= paste <= 1:
-            raise UserError(f"data.paste is {paste}; it must be a share from 0 to 1")
+            raise UserError(f"data.paste is {paste}; it must be a probability from 0 to 1")
         if scales is not None and (not scales or min(scales) <= 0):
             raise UserError(f"data.scales is {list(scales)}; give factors above 0 such as [0.75, 1, 1.25], or null")
-        self.sources = {"train": train, "val": val, "test": test, "predict": predict}
+        self.sources = {"train": train, "val": val, "test": test}
         self.flow = flow
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
+        self.num_workers = min(8, cores()) if num_workers is None else num_workers
         self.scales = scales
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
         self.motion_as_option = motion_as_option
         self.paste = paste
         self.flow_pairs = flow_pairs or ()
-        self.second = None if second_look is None else _joining(flow, second_look, "second_look")
+        self.tta_flow = None if tta_flow is None else paired_flow(flow, tta_flow, "tta.flow")
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.train_transform = Transform(size, augment)
         self.eval_transform = Transform(size)
-        # Set by whoever writes predictions, so that a repeated run leaves finished videos out.
-        self.done: Callable[[str], bool] | None = None
         self._videos: dict[str, list[Video]] = {}
         self._seen = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the training is in its epoch; travels in checkpoints."""
+        """Progress within the epoch, saved in checkpoints."""
         if self.trainer is None:
             return {}
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return {"epoch": self.trainer.current_epoch, "samples": batches * self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue an interrupted epoch with the samples that it has not seen."""
+        """Continue an interrupted epoch behind the samples that it has used."""
         self._seen = (state_dict.get("epoch", 0), state_dict.get("samples", 0))
 
     def setup(self, stage: str) -> None:
-        """List the videos of a stage (``fit``, ``validate``, ``test`` or ``predict``).
+        """List the videos of a stage (``fit``, ``validate`` or ``test``).
 
         Raises:
-            UserError: The data is not there, or not as expected.
+            UserError: The data is missing or incomplete.
         """
-        for part in STAGES[stage]:
-            # A dataset without validation can be trained on; one without the part itself cannot serve the stage.
-            if self.sources[part] is not None or part != "val" or stage == "validate":
-                self.videos(part)
+        for split in STAGES[stage]:
+            # Training works without validation videos.
+            if self.sources[split] is not None or split != "val" or stage == "validate":
+                self.videos(split)
 
-    def videos(self, part: str) -> list[Video]:
-        """The videos of ``train``, ``val``, ``test`` or ``predict``; listed once.
+    def videos(self, split: str) -> list[Video]:
+        """The videos of ``train``, ``val`` or ``test``; listed once.
 
         Raises:
-            UserError: The data has no such part, or it has no video, or two videos of one name.
+            UserError: The data has no such split, or it is empty, or two of its videos have the same name.
         """
-        if part not in self._videos:
-            source = self.sources.get(part)
+        if split not in self._videos:
+            source = self.sources.get(split)
             if source is None:
-                have = [name for name, given in self.sources.items() if given is not None]
-                raise UserError(
-                    f"data: it has no {part} videos, only {', '.join(have) or 'none'}; choose another data="
-                )
+                have = ", ".join(name for name, given in self.sources.items() if given is not None)
+                raise UserError(f"data: no {split} videos (it has: {have or 'nothing'}); choose another data=")
             videos = source()
             if not videos:
-                raise UserError(f"data: the list of {part} videos is empty; check the dataset with task=check")
-            # Results are kept by name. Training keeps none, and a mixture may well hold two videos of one name.
+                raise UserError(f"data: the list of {split} videos is empty; check the dataset with task=check")
+            # Results are stored by name. Training stores none, and a mixture may well hold two videos of one name.
             name, count = Counter(video.name for video in videos).most_common(1)[0]
-            if part != "train" and count > 1:
-                raise UserError(f"data: {count} {part} videos are called '{name}'; results go by name, so rename one")
-            self._videos[part] = videos
-        return self._videos[part]
+            if split != "train" and count > 1:
+                raise UserError(f"data: {count} {split} videos named '{name}'; results are stored by name: rename one")
+            self._videos[split] = videos
+        return self._videos[split]
 
     def train_dataloader(self) -> DataLoader:
-        """Annotated frames, shuffled and augmented, at the network's size."""
+        """Annotated frames, shuffled and augmented, at the network's input size."""
         dataset = FrameDataset(
             self.videos("train"),
             self.flow,
@@ -259,10 +273,10 @@ class VideoDataModule(pl.LightningDataModule):
             seed=self.seed,
             motion_as_option=self.motion_as_option,
             paste=self.paste,
-            others=[_joining(self.flow, pair, "flow_pairs") for pair in self.flow_pairs],
+            other_flows=[paired_flow(self.flow, pair, "data.flow_pairs") for pair in self.flow_pairs],
         )
         replicas, rank = self._processes()
-        # Without a given seed each process drew its own, and the processes would not share out the same order.
+        # Without a given seed each process has drawn its own, but all must split the same order.
         seed = self.seed if self.trainer is None else self.trainer.strategy.broadcast(self.seed)
         groups = [dataset.videos[video].dataset for video in dataset.pairs[:, 0]]
         shares = (groups, self.weights, self.samples_per_epoch)
@@ -272,64 +286,56 @@ class VideoDataModule(pl.LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            # A last batch of one sample would upset batch normalisation; a tiny dataset still gets its one batch.
+            # A last batch of one sample would disturb batch norm; a tiny dataset still gets its one batch.
             drop_last=len(sampler) >= self.batch_size,
             persistent_workers=self.num_workers > 0,
         )
 
     def val_dataloader(self) -> DataLoader | list:
-        """Annotated frames in order, with the truth and the frame at their own size; empty without videos."""
+        """Annotated frames with ground truth and image at their own size; empty without validation videos."""
         return self._eval_loader("val", persistent=True) if self.sources["val"] is not None else []
 
     def test_dataloader(self) -> DataLoader:
-        """Annotated frames in order, with the truth and the frame at their own size."""
+        """Annotated frames with ground truth and image at their own size."""
         return self._eval_loader("test", persistent=False)
 
-    def predict_dataloader(self) -> DataLoader:
-        """Every frame of every video in order of time; several processes share out the videos."""
-        replicas, rank = self._processes()
-        dataset = StreamDataset(
-            self.videos("predict")[rank::replicas],
-            self.flow,
-            self.eval_transform,
-            self.done,
-            self.motion_as_option,
-            self.second,
-        )
-        return self._loader(dataset, batch_size=self.eval_batch_size, num_workers=min(1, self.num_workers))
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Give sizes back as the tuples that they were: pinning memory for a GPU makes lists of them."""
+        """Turn sizes back into tuples: pinning memory for a GPU makes lists of them."""
         return {**batch, "size": [(height, width) for height, width in batch["size"]]}
 
-    def _eval_loader(self, part: str, persistent: bool) -> DataLoader:
+    def _eval_loader(self, split: str, persistent: bool) -> DataLoader:
         """The loader of validation or test."""
-        dataset = FrameDataset(
-            self.videos(part),
+        dataset = self.eval_dataset(split)
+        replicas, rank = self._processes()
+        sampler = EvalSampler(dataset, replicas, rank, self.eval_batch_size, self.num_workers)
+        return self._loader(
+            dataset,
+            batch_size=self.eval_batch_size,
+            # With fewer samples than processes every process still needs one: Lightning's sampler repeats them.
+            sampler=sampler if replicas <= len(dataset) else None,
+            persistent_workers=persistent and self.num_workers > 0,
+        )
+
+    def eval_dataset(self, split: str) -> FrameDataset:
+        """The annotated frames of ``val`` or ``test`` without augmentation, with ground truth and image."""
+        return FrameDataset(
+            self.videos(split),
             self.flow,
             self.eval_transform,
             with_truth=True,
             with_image=True,
             seed=self.seed,
-            # Evaluation shows flow wherever there is some; a still image is treated as it was in training.
+            # Evaluation uses flow wherever there is some; still images are treated as in training.
             motion_as_option=None if self.motion_as_option is None else 0.0,
-            second=self.second,
-        )
-        replicas, rank = self._processes()
-        return self._loader(
-            dataset,
-            batch_size=self.eval_batch_size,
-            # With fewer samples than processes all must take some part: Lightning then repeats samples.
-            sampler=ShareSampler(dataset, replicas, rank, shuffle=False) if 1 < replicas <= len(dataset) else None,
-            persistent_workers=persistent and self.num_workers > 0,
+            tta_flow=self.tta_flow,
         )
 
-    def _loader(self, dataset: FrameDataset | StreamDataset, **options: Any) -> DataLoader:
-        """A loader with what all of them share."""
+    def _loader(self, dataset: FrameDataset, **options: Any) -> DataLoader:
+        """A loader with the options that all of them share."""
         options.setdefault("num_workers", self.num_workers)
         if options["num_workers"] > 0:
-            # A forked worker inherits OpenCV's pool without its threads and would wait for them for ever. One thread
-            # (not 0, which keeps the pool) gives it up here, while they live; the loading is the workers' business now.
+            # A forked worker inherits OpenCV's thread pool without its threads and would wait for them forever. Setting
+            # one thread (not 0, which keeps the pool) shuts the pool down here first.
             cv2.setNumThreads(1)
         return DataLoader(
             dataset,
@@ -340,28 +346,32 @@ class VideoDataModule(pl.LightningDataModule):
         )
 
     def _processes(self) -> tuple[int, int]:
-        """Number of processes of the run, and which one this is."""
+        """Number of training processes, and the index of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
-def _joining(flow: FlowStore, pair: Mapping[str, Any], name: str) -> FlowStore:
-    """The flow of other pairs of frames, as a setting says."""
+def paired_flow(flow: FlowStore, pair: Mapping[str, Any], setting: str) -> FlowStore:
+    """The flow of another frame pair.
+
+    Args:
+        flow: The usual source.
+        pair: ``direction`` and, by default 1, ``gap``; see `FlowStore`.
+        setting: Name of the setting, for messages.
+
+    Raises:
+        UserError: The pair has other keys, or the flow is precomputed.
+    """
     if "direction" not in pair or pair.keys() - {"direction", "gap"}:
-        raise UserError(f"data.{name}: {dict(pair)}; give direction (forward or backward) and gap, nothing else")
+        raise UserError(f"{setting}: {dict(pair)}; give direction (forward or backward) and gap only")
     if flow.estimator is None:
         raise UserError(
-            f"data.{name}: {dict(pair)}, but the flow was made beforehand and joins one pair of frames only; leave it "
-            f"out (data.{name}=null), or compute flow (flow=dis)"
+            f"{setting}: {dict(pair)}, but precomputed flow exists for one frame pair only; remove it "
+            f"({setting}=null), or compute flow (flow=dis)"
         )
     return flow.joining(**pair)
 
 
-def _cores() -> int:
-    """Cores that this process may use, where the system tells; else all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _single_threaded(worker: int) -> None:
-    """Keep a loading process to one core: the workers already share out the cores among them."""
-    cv2.setNumThreads(0)  # not 1: that would wait for the threads of a pool that came with the fork after all
+    """Limit a loading process to one thread: the processes already occupy the cores."""
+    cv2.setNumThreads(0)  # not 1, which would wait for the threads of a pool inherited by the fork
     torch.set_num_threads(1)

@@ -1,12 +1,11 @@
-"""The LightningModule: training, validation, test and prediction steps, optimiser groups, schedule, metric logging."""
+"""The LightningModule: training, validation and test steps, optimiser groups, schedule, metric logging."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -18,49 +17,36 @@ from torchmetrics import MeanMetric
 
 from maskvos import __version__
 from maskvos.errors import UserError
+from maskvos.inference.postprocess import probabilities
+from maskvos.inference.tta import TTA
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.video import VideoMetric
 from maskvos.models.network import MaskVOS
 from maskvos.training.losses import WeightedSum
 from maskvos.training.optim import group_table, parameter_groups
-from maskvos.training.options import Training, batch_norms
+from maskvos.training.options import TrainingOptions, batch_norms
 from maskvos.types import Batch, Video
 
 log = logging.getLogger(__name__)
 
 
-def probabilities(logits: Tensor, sizes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
-    """Foreground probability of each map at its frame's own size.
-
-    Args:
-        logits: (B, 1, H, W), any float dtype.
-        sizes: B original sizes (H0, W0), pixels.
-
-    Returns:
-        B arrays (H0, W0), float32 in [0, 1]; logits are resized bilinearly, then squashed.
-    """
-    maps = []
-    for logit, size in zip(logits.detach().float(), sizes, strict=True):
-        resized = F.interpolate(logit[None], size=tuple(size), mode="bilinear", align_corners=False)
-        maps.append(resized.sigmoid()[0, 0].cpu().numpy())
-    return maps
-
-
-class SegmentationSystem(pl.LightningModule):
-    """Trains, scores and runs a network.
+class SegmentationModule(pl.LightningModule):
+    """Trains and evaluates a network.
 
     Args:
         network: From (rgb, flow) to logits.
         loss: From (logits, mask), both (B, 1, H, W), to a scalar.
-        optimizer: Makes an optimiser of parameter groups; None where nothing is trained.
-        schedule: Makes a scheduler of (optimizer, total steps), stepped at each optimiser step; None: constant rate.
-        protocol: Which frames count and how they are averaged, in validation and test.
-        aux_weight: Weight of the mean loss over the masks of the intermediate decoder layers; 0 computes none of them.
-        mirror: In validation, test and prediction average the logits with those of the mirrored frame. Where the data
-            bring a second flow, this second look is at that one; without ``mirror`` at the frame as it is.
-        options: What else a training changes in the network or its rates.
-        config: The resolved configuration as plain containers; travels in every checkpoint, so that a checkpoint
-            tells how it was made.
+        optimizer: Makes an optimiser from parameter groups; None: nothing is trained.
+        schedule: Makes a scheduler from (optimizer, total steps), stepped after every optimiser step; None: constant
+            learning rate.
+        protocol: Which frames count and how scores are averaged, in validation and test.
+        videos: ``val`` and ``test`` to the videos of these splits, so that the protocol knows a sequence's first and
+            last frame; without them the frames that are scored are taken for all.
+        aux_weight: Weight of the auxiliary loss, the mean loss over the masks of the intermediate decoder layers; 0:
+            these masks are not computed.
+        tta: Test-time augmentation in validation and test.
+        options: Training options that change the network or its learning rates.
+        config: The resolved configuration as plain containers, saved in every checkpoint.
     """
 
     def __init__(
@@ -70,9 +56,10 @@ class SegmentationSystem(pl.LightningModule):
         protocol: Protocol,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        videos: Mapping[str, Sequence[Video]] | None = None,
         aux_weight: float = 0.0,
-        mirror: bool = False,
-        options: Training | None = None,
+        tta: TTA | None = None,
+        options: TrainingOptions | None = None,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -81,19 +68,20 @@ class SegmentationSystem(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.aux_weight = aux_weight
-        self.mirror = mirror
-        self.options = options or Training()
+        self.videos = videos or {}
+        self.tta = tta or TTA()
+        self.options = options or TrainingOptions()
         self.frozen_norms = self.options.prepare(network)
         self.config = config or {}
         self.val_metric = VideoMetric(protocol)
         self.test_metric = VideoMetric(protocol)
-        # Lightning's own mean over processes rounds their numbers of samples where these differ.
+        # Lightning's own mean over processes assumes equal numbers of samples.
         self.val_loss = MeanMetric()
         self._momenta: dict[_BatchNorm, float | None] = {}
         self.train()
 
-    def train(self, mode: bool = True) -> SegmentationSystem:
-        """Switch between training and evaluation; frozen norms stay in the latter."""
+    def train(self, mode: bool = True) -> SegmentationModule:
+        """Set training or evaluation mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         for norm in self.frozen_norms:
             norm.eval()
@@ -104,19 +92,11 @@ class SegmentationSystem(pl.LightningModule):
         return cast(Tensor, self.network.segment(batch["rgb"], batch["flow"], batch.get("motion")))
 
     def _segment(self, batch: Batch) -> Tensor:
-        """Logits (B, 1, H, W) of a batch outside of training."""
-        logits = self(batch)
-        if not self.mirror and "second_flow" not in batch:
-            return logits
-        rgb, flow = batch["rgb"], batch.get("second_flow", batch["flow"])
-        if self.mirror:
-            across = torch.tensor([-1.0, 1.0], device=flow.device).view(2, 1, 1)  # mirrored, x runs backwards
-            rgb, flow = rgb.flip(-1), flow.flip(-1) * across
-        second = self(cast(Batch, {**batch, "rgb": rgb, "flow": flow}))
-        return (logits + (second.flip(-1) if self.mirror else second)) / 2
+        """Logits (B, 1, H, W) of a batch in evaluation, with test-time augmentation."""
+        return self.tta(self.network.segment, batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss on one batch, with the intermediate masks' losses where they are asked for."""
+        """The loss of a batch, auxiliary losses included."""
         size, mask = len(batch["video"]), batch["mask"]
         if self.aux_weight > 0:
             inputs = batch["rgb"], batch["flow"], batch.get("motion")
@@ -133,44 +113,44 @@ class SegmentationSystem(pl.LightningModule):
         return total
 
     def _loss(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what it is the sum of where it is a sum."""
+        """The loss, and its terms if it is a weighted sum."""
         if not isinstance(self.loss, WeightedSum):
             return self.loss(logits, mask), {}
         parts = self.loss.parts(logits, mask)
         return self.loss.add(parts), parts
 
     def _auxiliary_loss(self, intermediate: list[Tensor], mask: Tensor) -> Tensor:
-        """Mean loss of smaller maps, each resized to the mask."""
+        """Mean loss of the intermediate masks, each resized to the ground truth."""
         resized = (F.interpolate(m, size=mask.shape[-2:], mode="bilinear", align_corners=False) for m in intermediate)
         return torch.stack([self.loss(m, mask) for m in resized]).mean()
 
     def on_fit_start(self) -> None:
-        """Compile what is to be compiled."""
+        """Compile the network, if asked to."""
         self.options.compile_parts(self.network)
 
     def on_train_start(self) -> None:
-        """Tell what is trained."""
+        """Log the parameter groups."""
         if self.optimizer is not None and self.trainer.is_global_zero:
             log.info("parameters:\n%s", group_table(self.trainer.optimizers[0], self.network))
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Blocks that are computed again for the gradient must not take their batch into the statistics twice."""
-        if self.options.checkpointing:
+        """Keep activation checkpointing from updating batch norm statistics twice, as blocks run again in backward."""
+        if self.options.activation_checkpointing:
             self._momenta = {norm: norm.momentum for norm in batch_norms(self.network)}
             for norm in self._momenta:
                 norm.momentum = 0.0
 
     def on_after_backward(self) -> None:
-        """Batches count again."""
+        """Restore the momentum of batch norms."""
         for norm, momentum in self._momenta.items():
             norm.momentum = momentum
 
     def on_validation_epoch_start(self) -> None:
-        """Tell the metric which frames there are, so that it knows a sequence's first and last."""
-        self.val_metric.expect(self._videos("val"))
+        """Give the metric the list of frames."""
+        self._expect(self.val_metric, "val")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
+        """Score a batch at the frames' own sizes; returns its logits (B, 1, H, W)."""
         logits = self._segment(batch)
         self._score(self.val_metric, logits, batch)
         if "mask" in batch:
@@ -185,38 +165,34 @@ class SegmentationSystem(pl.LightningModule):
         self.val_loss.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Tell the metric which frames there are, and let it forget an earlier test."""
+        """Reset the metric and give it the list of frames."""
         self.test_metric.reset()
-        self.test_metric.expect(self._videos("test"))
+        self._expect(self.test_metric, "test")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Score a batch at the frames' own size; returns its logits (B, 1, H, W)."""
+        """Score a batch at the frames' own sizes; returns its logits (B, 1, H, W)."""
         logits = self._segment(batch)
         self._score(self.test_metric, logits, batch)
         return logits
 
     def on_test_epoch_end(self) -> None:
-        """Log test/j, test/f, test/jf; `report.TestReport` writes the tables."""
+        """Log test/j, test/f, test/jf."""
         self._log_scores(self.test_metric, "test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[np.ndarray]:
-        """Foreground probabilities, one (H0, W0) float32 array for each frame, at its own size."""
-        return probabilities(self._segment(batch), batch["size"])
-
-    def _videos(self, part: str) -> list[Video]:
-        return self.trainer.datamodule.videos(part)  # type: ignore[attr-defined]
+    def _expect(self, metric: VideoMetric, split: str) -> None:
+        if split in self.videos:
+            metric.expect(self.videos[split])
 
     def _score(self, metric: VideoMetric, logits: Tensor, batch: Batch) -> None:
         metric.update(probabilities(logits, batch["size"]), batch["truth"], batch["video"], batch["frame"])
 
     def _log_scores(self, metric: VideoMetric, stage: str) -> None:
-        # Already the same on every process: the metric gathers its frames itself.
+        # Already equal on all processes: the metric gathers the scores itself.
         scores = metric.compute()
         if not scores:
             raise UserError(
-                f"protocol={metric.protocol.name}: it counts none of the {stage} frames that were read (trim="
-                f"{metric.protocol.trim}); use longer sequences, a larger trainer.limit_{stage}_batches or "
-                "protocol=all_frames"
+                f"protocol={metric.protocol.name} counts none of the {stage} frames (trim={metric.protocol.trim}); use "
+                f"longer sequences, a larger trainer.limit_{stage}_batches or protocol=all_frames"
             )
         for name, value in scores.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "jf")
@@ -224,7 +200,7 @@ class SegmentationSystem(pl.LightningModule):
             metric.reset()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over `parameter_groups`, and the schedule over all steps of the training."""
+        """The optimiser over `parameter_groups`, and the schedule over all training steps."""
         if self.optimizer is None:
             return None
         options = self.options
@@ -237,5 +213,5 @@ class SegmentationSystem(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add how the weights were made: version and configuration, as plain containers (`weights_only=True` loads)."""
+        """Add version and configuration as plain containers, which load with ``weights_only=True``."""
         checkpoint["maskvos"] = {"version": __version__, "config": self.config}

@@ -1,50 +1,68 @@
-"""Going on with an interrupted training: checkpoints that are whole, finding them, telling what goes on as it was."""
+"""Resuming an interrupted training: atomic checkpoints, and what a resumed run keeps or changes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.media.files import cannot_write
-from maskvos.weights import bundled
+from maskvos.models.state_dict import read_checkpoint
+from maskvos.text import flatten
+from maskvos.weights.checkpoint import migrate
+
+log = logging.getLogger(__name__)
 
 LAST = "last"
 PREVIOUS = "last-previous"
 WANDB_ID = "wandb_id"
-"""Under this a checkpoint holds the id of the wandb run that its training was logged as."""
-# What runs beside the training, and groups that stand a second time under model and data: no difference to tell.
+"""Key of a checkpoint that holds the id of its training's wandb run."""
+WARM_START = "start a new training from its weights with init_from="
+# Settings that do not affect the training, and groups that appear again under model and data.
 _FREE = (
     *("task", "name", "ckpt_path", "init_from", "input", "output", "predictions", "missing", "shard", "backend"),
-    *("format", "paths", "logger", "callbacks", "writer", "benchmark", "report", "local", "protocol"),
-    *("backbone", "augment", "flow", "data.seed", "data.predict", "data.test"),
+    *("format", "paths", "logger", "callbacks", "writer", "benchmark", "report", "local", "protocol", "threshold"),
+    *(
+        "backbone",
+        "augment",
+        "flow",
+        "data._target_",
+        "train._target_",
+        "data.seed",
+        "data.predict",
+        "data.test",
+        "mirror",
+        "runs",
+        "trust",
+    ),
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.plugins"),
 )
-# Where things lie and how many load them.
+# Locations, and the number of loading processes.
 _FREE_LEAVES = ("root", "cache", "num_workers")
-# A checkpoint brings these with the state of the optimiser and of the schedule.
+# Restored from the checkpoint with the state of optimiser and schedule.
 _KEPT = ("optim", "train.backbone_factor", "train.layer_decay")
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, whenever the process is killed; the last one but one is kept.
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically, whenever the process is killed, and keeps the last but one.
 
-    Lightning's own way moves a temporary file into place, which on another file system than that of the temporary
-    folder copies it, and a kill meanwhile leaves a part. Here the file is written beside its place, reaches the disk,
-    and is renamed. What ``last.ckpt`` held before stays as ``last-previous.ckpt``.
+    Lightning moves a temporary file into place, which copies it if the temporary folder is on another file system: a
+    kill during the copy leaves a truncated file. Here the file is written to the same folder, synchronised to disk and
+    renamed. The previous ``last.ckpt`` is kept as ``last-previous.ckpt``.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            UserError: The disk is full, or the place cannot be written to; what was there before stays.
+            UserError: The disk is full or the folder not writable; an existing file is kept.
         """
         path = Path(path)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -61,7 +79,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             finally:
                 part.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:
-            # torch tells a failed write as a RuntimeError, on top of the system's own.
+            # torch reports a failed write as a RuntimeError raised from the OSError.
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -69,82 +87,86 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def _keep(path: Path, name: Path) -> None:
-    """Give a file a second name, so that at no time its first one is missing."""
+    """Give a file a second name without ever removing its first one."""
     link = path.with_name(f".{name.name}.{uuid.uuid4().hex}.part")
     try:
         os.link(path, link)
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         os.replace(path, name)
     else:
         os.replace(link, name)
 
 
-def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path, setting: str = "ckpt_path") -> Path:
-    """The file that ``ckpt_path`` or ``init_from`` means.
+def read_resumable(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint to resume from, and log which settings differ from those it was trained with.
 
     Args:
-        wanted: A path; or the bare name of a checkpoint (``last``, ``last-previous``, ``best``), which is looked for
-            in the run's own folder, as a job that was requeued has it, and then in the experiment's newest run.
-        run: The run's own folder.
-        experiment: The folder with the runs of the experiment.
-        setting: Which of the two it is.
+        path: The checkpoint.
+        config: The resolved configuration of this run.
+
+    Returns:
+        The checkpoint.
 
     Raises:
-        UserError: There is no checkpoint of that name.
+        UserError: It is damaged, has weights only, or was trained with another optimiser.
     """
-    path = Path(wanted)
-    if path.suffix or len(path.parts) > 1 or path.is_file():
-        return path
-    own = Path(run) / "checkpoints" / f"{wanted}.ckpt"
-    if own.is_file():
-        return own
-    found = list(Path(experiment).glob(f"*/checkpoints/{wanted}.ckpt"))
-    if not found:
-        there = {file.stem for file in Path(experiment).glob("*/checkpoints/*.ckpt")}
+    try:
+        checkpoint = read_checkpoint(path)
+    except UserError as error:
+        if path.is_file() and (before := previous(path)):
+            raise UserError(f"{error}; or resume from the one before it, ckpt_path={before}") from error
+        raise
+    if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
+        raise UserError(f"{path} holds weights but no training state to resume from; {WARM_START}")
+    made = migrate(checkpoint.get("maskvos", {}).get("config", {}))
+    if "optim" in made and made["optim"]["_target_"] != config["optim"]["_target_"]:
         raise UserError(
-            f"{setting}={wanted}: no weights of that name come with the package, and no run under {experiment} has a "
-            f"checkpoints/{wanted}.ckpt; train first, or give the name= and paths.runs= that the training had, or the "
-            f"checkpoint's path; {nearest(wanted, {*there, *bundled.names()})}"
+            f"{path} was trained with {made['optim']['_target_']}, whose state {config['optim']['_target_']} cannot "
+            f"load; give the optim= that it was trained with, or {WARM_START}"
         )
-    return max(found, key=lambda file: file.stat().st_mtime)
+    log.info("resuming %s, epoch %d, step %d", path, checkpoint["epoch"], checkpoint["global_step"])
+    changed = changed_settings(made, config)
+    for line in changed:
+        log.warning("resume: %s", line)
+    if any("ignored" in line for line in changed):
+        log.warning("resume: to change settings of the optimiser, %s", WARM_START)
+    return checkpoint
 
 
 def previous(path: Path) -> Path | None:
-    """The checkpoint before the last one, where ``path`` is the last one and it is there."""
+    """The checkpoint before the last one, if ``path`` is the last one and there is one before it."""
     before = path.with_stem(PREVIOUS)
     return before if path.stem == LAST and before.is_file() else None
 
 
 def changed_settings(made: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a resumed training was asked to do differently, and whether it will.
+    """Settings of a resumed training that differ from the checkpoint's, and whether they take effect.
 
     Args:
         made: The resolved configuration in the checkpoint.
-        now: That of this run.
+        now: The resolved configuration of this run.
 
     Returns:
-        One line per setting that differs and matters.
+        One line per setting that differs and affects the training.
     """
-    before, after = dict(_leaves(made)), dict(_leaves(now))
+    before, after = dict(flatten(made)), dict(flatten(now))
     lines = []
-    # A setting that one side does not know belongs to another version, or to another choice that differs itself.
+    # A setting that only one side has belongs to another version, or to another group member, which differs itself.
     for key in before.keys() & after.keys():
-        if before[key] == after[key] or _within(key, _FREE) or key.rpartition(".")[2] in _FREE_LEAVES:
+        same = before[key] == after[key] or (key.endswith("_target_") and _class(before[key]) == _class(after[key]))
+        if same or _within(key, _FREE) or key.rpartition(".")[2] in _FREE_LEAVES:
             continue
         if _within(key, _KEPT):
-            lines.append(f"{key}={before[key]} goes on, as the checkpoint has it; {key}={after[key]} is ignored")
+            lines.append(f"{key}={before[key]} is kept from the checkpoint; {key}={after[key]} is ignored")
         else:
-            lines.append(f"{key} was {before[key]} and is {after[key]} from here on")
+            lines.append(f"{key} was {before[key]} and is {after[key]} from now on")
     return sorted(lines)
+
+
+def _class(target: Any) -> str:
+    """Name of a class without its module, which another version may keep elsewhere."""
+    return str(target).rpartition(".")[2]
 
 
 def _within(key: str, parts: tuple[str, ...]) -> bool:
     return any(key == part or key.startswith(part + ".") for part in parts)
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

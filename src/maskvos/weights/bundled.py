@@ -1,9 +1,9 @@
-"""The weights that come with the package, in half precision: found by name, and chosen where none are named."""
+"""The weights that are bundled with the package, in half precision: looked up by name, and written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from maskvos.media.files import write_bytes
 
 FOLDER = Path(__file__).resolve().parent
 DEFAULT = "light"
-"""What ``task=predict`` uses when no checkpoint is named."""
+"""The weights that are used when no checkpoint is named."""
 
 
 def names() -> list[str]:
@@ -24,59 +24,40 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def find(wanted: str) -> Path | None:
-    """The file of bundled weights, or None where ``wanted`` is no name of such, or a file of the user's own."""
-    return FOLDER / f"{wanted}.safetensors" if wanted in names() and not Path(wanted).is_file() else None
-
-
-def complete(overrides: Sequence[str]) -> list[str]:
-    """A command line with what bundled weights need: without a checkpoint named, ``task=predict`` uses them.
-
-    Args:
-        overrides: As typed: ``["task=predict", "input=clip.mp4"]``.
-
-    Returns:
-        The same, with ``ckpt_path=light`` and ``+experiment=light`` before the first setting where they are meant.
-        Whoever chooses an experiment, or a backend for exported files, says what is to be loaded.
-    """
-    typed = dict(item.split("=", 1) for item in overrides if "=" in item)
-    added = []
-    if typed.get("task") == "predict" and not typed.keys() & {"ckpt_path", "+experiment", "backend"}:
-        added.append(f"ckpt_path={DEFAULT}")
-    weights = typed.get("ckpt_path", DEFAULT if added else "")
-    if "+experiment" not in typed and find(weights):
-        added.insert(0, f"+experiment={weights}")
-    first = next((place for place, item in enumerate(overrides) if "=" in item), len(overrides))
-    return [*overrides[:first], *added, *overrides[first:]]
+def find(name: str) -> Path | None:
+    """The file of bundled weights, or None if ``name`` is not the name of such."""
+    return FOLDER / f"{name}.safetensors" if name in names() else None
 
 
 def about(name: str) -> dict[str, str]:
     """How bundled weights were made: version, commit, command, data, date, scores.
 
     Raises:
-        UserError: There are none of that name.
+        UserError: There are no bundled weights of that name.
     """
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
-        raise UserError(f"no weights '{name}' come with the package; there are: {', '.join(names()) or 'none'}")
+        raise UserError(f"no bundled weights are named '{name}'; there are: {', '.join(names()) or 'no others'}")
     with safe_open(path, "pt") as file:
         return dict(file.metadata() or {})
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], made: Mapping[str, object]) -> None:
-    """Write weights in half precision, with how they were made.
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
+    """Write weights in half precision together with how they were made.
 
     Args:
-        path: The file, ``.safetensors``; it appears whole or not at all.
-        tensors: The network's state.
-        made: What `about` is to tell.
+        path: The file, ``.safetensors``; written atomically.
+        tensors: The network's state dict.
+        metadata: What `about` returns; values other than text are stored as JSON.
 
     Raises:
-        UserError: A weight does not fit into half precision, or the file cannot be written.
+        UserError: A weight overflows half precision, or the file cannot be written.
     """
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     lost = [name for name, tensor in halves.items() if not torch.isfinite(tensor).all()]
     if lost:
-        raise UserError(f"weights: {lost[0]} has values beyond half precision; train with a smaller rate or with decay")
-    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in made.items()}
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in halves.items()}, metadata=told))
+        raise UserError(
+            f"weights: {lost[0]} overflows half precision; train with a smaller learning rate or with weight decay"
+        )
+    text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in halves.items()}, metadata=text))

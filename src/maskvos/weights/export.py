@@ -1,15 +1,15 @@
-"""The network in files that run without maskvos, and running such files."""
+"""Export of a network to ONNX, TorchScript or torch.export, and loading of such files."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
+import json
 import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,48 +20,56 @@ from maskvos.errors import UserError, nearest
 from maskvos.media.files import cannot_write
 from maskvos.models.network import MaskVOS
 
-# What a written network may differ from the living one by, in logits.
+# Largest difference in logits between an exported network and the original.
 _TOLERANCE = 1e-3
 _OPSET = 17
 _INPUTS = ("rgb", "flow")
-_SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
+_CONFIG = "maskvos.json"
+SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
 
 
 def suffix_of(file_format: str) -> str:
-    """The suffix that files of a format have.
+    """File suffix of a format.
 
     Raises:
         UserError: The format is unknown.
     """
-    for suffix, name in _SUFFIXES.items():
+    for suffix, name in SUFFIXES.items():
         if name == file_format:
             return suffix
-    raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, set(_SUFFIXES.values()))}")
+    raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, set(SUFFIXES.values()))}")
 
 
 class _Segment(nn.Module):
-    """`MaskVOS.segment` as the forward of a module, which is what exporters take."""
+    """`MaskVOS.segment` as the forward method of a module, as exporters need it."""
 
     def __init__(self, network: MaskVOS) -> None:
         super().__init__()
-        self.network = network.fuse()
+        self.network = network.fold()
 
     def forward(self, rgb: Tensor, flow: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] and flow (B, 2, H, W) in pixels to logits (B, 1, H, W)."""
         return cast(Tensor, self.network.segment(rgb, flow))
 
 
-def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: tuple[int, int] = (512, 512)) -> Path:
-    """Write the network, inputs' encoding included, and check that the file gives the same logits.
+def export(
+    network: MaskVOS,
+    path: str | Path,
+    file_format: str = "onnx",
+    size: tuple[int, int] = (512, 512),
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Export a network, input encoding included, and verify that the file gives the same logits.
 
     Inputs are ``rgb`` (B, 3, H, W) float32 in [0, 1] and ``flow`` (B, 2, H, W) float32 in pixels; the output is
-    ``logits`` (B, 1, H, W), for any batch and size; ``pt2`` of a network with windows (Swin) takes one size only.
+    ``logits`` (B, 1, H, W), for any batch and size. A ``pt2`` file of a network with windows (Swin) has a fixed size.
 
     Args:
         network: A trained network on the CPU; unchanged.
-        path: The file to write; it appears only when it is whole and checked.
+        path: The file, written only when it has been verified.
         file_format: ``"onnx"``, ``"torchscript"`` or ``"pt2"`` (``torch.export``).
-        size: (H, W) for a file that takes one size only.
+        size: (H, W) of a file with a fixed size.
+        config: How the network is used, stored in the file; see `exported_config`.
 
     Returns:
         The path.
@@ -70,7 +78,7 @@ def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: 
         UserError: The format is unknown, a package is missing, the file's logits differ by more than 1e-3, or it
             cannot be written.
     """
-    writers: dict[str, Callable[[nn.Module, Path, tuple[int, int] | None], None]] = {
+    writers: dict[str, Callable[[nn.Module, Path, tuple[int, int] | None, str], None]] = {
         "onnx": _write_onnx,
         "torchscript": _write_torchscript,
         "pt2": _write_pt2,
@@ -79,14 +87,14 @@ def export(network: MaskVOS, path: str | Path, file_format: str = "onnx", size: 
         raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, writers)}")
     path = Path(path)
     module = _Segment(network).eval()
-    windows = any(not getattr(part, "open_size", True) for part in network.modules())
+    windows = any(not getattr(part, "dynamic_size", True) for part in network.modules())
     only = size if file_format == "pt2" and windows else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
             draft = Path(folder, f"draft{path.suffix}")
-            writers[file_format](module, draft, only)
-            _check(module, draft, file_format, only)
+            writers[file_format](module, draft, only, json.dumps(config or {}))
+            _verify(module, draft, file_format, only)
             os.replace(draft, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -101,12 +109,14 @@ def _example(batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, 
     )
 
 
-def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None) -> None:
+def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
     _require("onnx")
     _require("onnxruntime")
+    import onnx
+
     axes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        # The tracer warns of every Python branch on a shape, and of its own age; `_check` tries other shapes.
+        # The tracer warns about Python branches on shapes, and about its deprecation; `_verify` tries other shapes.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
@@ -118,72 +128,72 @@ def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None) -> 
             opset_version=_OPSET,
             dynamo=False,
         )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {_CONFIG: config})
+    onnx.save(model, path)
 
 
-def _write_torchscript(module: nn.Module, path: Path, only: tuple[int, int] | None) -> None:
+def _write_torchscript(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for ONNX
-        # Through memory, here and below: writing itself, PyTorch does not tell a full disk from other failures.
+        # Through memory, here and below: PyTorch's own writing does not distinguish a full disk from other failures.
         written = io.BytesIO()
-        torch.jit.save(torch.jit.trace(module, _example(2, (128, 160)), check_trace=False), written)
+        traced = torch.jit.trace(module, _example(2, (128, 160)), check_trace=False)
+        torch.jit.save(traced, written, _extra_files={_CONFIG: config})
     path.write_bytes(written.getvalue())
 
 
-def _write_pt2(module: nn.Module, path: Path, only: tuple[int, int] | None) -> None:
+def _write_pt2(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
     axes = {axis: torch.export.Dim.AUTO for axis in ((0, 2, 3) if only is None else (0,))}
     program = torch.export.export(module, _example(2, only or (128, 160)), dynamic_shapes=(axes, axes))
     written = io.BytesIO()
-    torch.export.save(program, written)
+    torch.export.save(program, written, extra_files={_CONFIG: config})
     path.write_bytes(written.getvalue())
 
 
-def _check(module: nn.Module, path: Path, file_format: str, only: tuple[int, int] | None) -> None:
-    """Compare with the living network, at other batches and sizes too (but for a file of one size)."""
+def _verify(module: nn.Module, path: Path, file_format: str, only: tuple[int, int] | None) -> None:
+    """Compare with the original network, at other batch sizes and input sizes too (unless the size is fixed)."""
     segment = load_exported(path, file_format)
     for batch, shape in enumerate([only] if only else [(128, 160), (90, 133)], start=1):
         inputs = _example(batch, shape, seed=batch)
         try:
             written = segment(*inputs)
-        except (RuntimeError, AssertionError) as error:  # what a size that was not left open gives
+        except (RuntimeError, AssertionError) as error:  # an axis that the exporter has fixed
             raise UserError(
-                f"export: the {file_format} file does not take a batch of {batch} at {shape} ({str(error)[:120]}); "
-                "this network cannot be written so: choose another format"
+                f"export: the {file_format} file does not accept a batch of {batch} at {shape} ({str(error)[:120]}); "
+                "this network does not support the format: choose another one"
             ) from error
         difference = (written - module(*inputs)).abs().max().item()
         if not difference <= _TOLERANCE:
             raise UserError(
-                f"export: the {file_format} file's logits differ by {difference:.2g} (at most {_TOLERANCE:g} is right) "
-                f"for a batch of {batch} at {shape}; this network cannot be written so: choose another format"
+                f"export: the {file_format} file's logits differ by {difference:.2g} (tolerance {_TOLERANCE:g}) for a "
+                f"batch of {batch} at {shape}; this network does not support the format: choose another one"
             )
 
 
 def load_exported(
     path: str | Path, file_format: str | None = None, threads: int | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Open a file that `export` wrote.
+    """Load an exported network.
 
     Args:
         path: The file.
-        file_format: As for `export`; by default told from the suffix (``.onnx``, ``.ts``, ``.torchscript``, ``.pt2``).
-        threads: CPU threads of ONNX Runtime; its own choice by default.
+        file_format: As for `export`; by default from the suffix (``.onnx``, ``.ts``, ``.torchscript``, ``.pt2``).
+        threads: CPU threads of ONNX Runtime; None: its own choice.
 
     Returns:
-        A function of ``rgb`` (B, 3, H, W) in [0, 1] and ``flow`` (B, 2, H, W) in pixels that gives logits: it
-        computes on the CPU in float32, and its result is on the device of ``rgb``.
+        A function of ``rgb`` (B, 3, H, W) in [0, 1] and ``flow`` (B, 2, H, W) in pixels that returns logits: it runs on
+        the CPU in float32, and its result is on the device of ``rgb``.
 
     Raises:
-        UserError: There is no such file, it cannot be read, or a package is missing.
+        UserError: The file is missing or cannot be read, or a package is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"exported network: no file '{path}'; write one with task=export")
-    chosen = file_format or _SUFFIXES.get(path.suffix)
-    if chosen is None:
-        raise UserError(f"exported network: '{path}' has none of the suffixes {', '.join(_SUFFIXES)}; rename it")
+    chosen = _format_of(path, file_format)
     if chosen == "onnx":
-        return _on_cpu(_load_onnx(path, threads))
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"exported network: '{path}' is no {chosen} file; it is damaged or cut short: write it again")
+        return _on_cpu(_run_onnx(_open_onnx(path, threads)))
     try:
         module = torch.jit.load(path) if chosen == "torchscript" else torch.export.load(path).module()
     except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -192,7 +202,7 @@ def load_exported(
 
 
 def _on_cpu(module: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function for inputs on any device around one that computes on the CPU, where files were written."""
+    """Run a function of CPU tensors on inputs from any device."""
 
     @torch.no_grad()
     def segment(rgb: Tensor, flow: Tensor) -> Tensor:
@@ -202,39 +212,45 @@ def _on_cpu(module: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Ten
     return segment
 
 
-class ExportedNetwork(nn.Module):
-    """A file that `export` wrote, in the place of the network.
+def exported_config(path: str | Path, file_format: str | None = None) -> dict[str, Any] | None:
+    """The configuration that `export` stored in a file.
 
     Args:
         path: The file.
-        file_format: As for `export`.
+        file_format: As for `export`; by default from the suffix.
+
+    Returns:
+        The configuration; None for a file without one, such as those of version 0.1.
 
     Raises:
-        UserError: As `load_exported`.
+        UserError: The file is missing or cannot be read, or a package is missing.
     """
-
-    digest: Tensor
-
-    def __init__(self, path: str | Path, file_format: str) -> None:
-        super().__init__()
-        suffix_of(file_format)
-        self._segment = load_exported(path, file_format)
-        # Stands for the weights, so that results of two files are not taken for one another's.
-        digest = hashlib.sha256(Path(path).read_bytes()).digest()
-        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
-
-    def segment(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
-        """As `MaskVOS.segment`, but the motion stream always sees the flow.
-
-        Raises:
-            UserError: A sample asks that it see the frame.
-        """
-        if motion is not None and not bool(motion.all()):
-            raise UserError("an exported network cannot leave the motion out; use backend=torch for still images")
-        return self._segment(rgb, flow)
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"exported network: no file '{path}'; write one with task=export")
+    chosen = _format_of(path, file_format)
+    text = ""
+    if chosen == "onnx":
+        text = _open_onnx(path).get_modelmeta().custom_metadata_map.get(_CONFIG, "")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            entry = next((name for name in archive.namelist() if name.endswith(f"extra/{_CONFIG}")), None)
+            text = archive.read(entry).decode() if entry else ""
+    return json.loads(text) or None if text else None
 
 
-def _load_onnx(path: Path, threads: int | None) -> Callable[[Tensor, Tensor], Tensor]:
+def _format_of(path: Path, file_format: str | None) -> str:
+    chosen = file_format or SUFFIXES.get(path.suffix)
+    if chosen is None:
+        raise UserError(f"exported network: '{path}' has none of the suffixes {', '.join(SUFFIXES)}; rename it")
+    suffix_of(chosen)
+    if chosen != "onnx" and not zipfile.is_zipfile(path):
+        raise UserError(f"exported network: '{path}' is not a {chosen} file, or is truncated: export it again")
+    return chosen
+
+
+def _open_onnx(path: Path, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on the CPU."""
     _require("onnxruntime")
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
@@ -244,10 +260,12 @@ def _load_onnx(path: Path, threads: int | None) -> Callable[[Tensor, Tensor], Te
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf) as error:
         raise UserError(f"exported network: '{path}' cannot be read as onnx ({str(error)[:120]})") from error
 
+
+def _run_onnx(session: Any) -> Callable[[Tensor, Tensor], Tensor]:
     def segment(rgb: Tensor, flow: Tensor) -> Tensor:
         feeds = {"rgb": rgb.numpy(), "flow": flow.numpy()}
         return torch.from_numpy(session.run(["logits"], feeds)[0])

@@ -1,8 +1,4 @@
-"""Published checkpoints of the original network into this one.
-
-Everything is read by `checkpoint.read_checkpoint`, so no file can run code. Layouts of pretrained encoders are known to
-the backbones themselves.
-"""
+"""Import checkpoints of the original MaskVOS network: renames its state dict."""
 
 from __future__ import annotations
 
@@ -22,12 +18,10 @@ from maskvos.models.pixel_decoder import DeformablePixelDecoder
 from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
-__all__ = ["from_original", "load_original", "load_state", "original_network", "read_checkpoint", "translate_original"]
-
 _PIXEL = r"mask2former\.sem_seg_head\.pixel_decoder\."
 _QUERY = r"mask2former\.sem_seg_head\.predictor\."
 
-# The original's names and ours; the first pattern that matches is used. Indices of some lists start at 1 there.
+# Names in the original and here; the first matching pattern applies. <n>: an index that starts at 1 in the original.
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"backbone_x\.(.+)", r"rgb_encoder.\1"),
     (r"backbone_y\.(.+)", r"flow_encoder.\1"),
@@ -60,21 +54,21 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"decode_head\.linear_project\.bn\.(.+)", r"head.refine.norm.\1"),
     (r"decode_head\.linear_saliency_pred\.(.+)", r"head.predict.\1"),
 )
-# Made by the network itself from its window size.
+# Buffers that follow from the window size.
 _DERIVED = re.compile(r"\.(relative_position_index|attn_mask)$")
 
 
 def translate_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the original network's tensors under this network's names.
+    """Rename the tensors of the original network.
 
     Args:
-        state_dict: Tensors under the original's names (``backbone_x...``, ``mask2former...``, ``decode_head...``).
+        state_dict: Tensors by the original names (``backbone_x...``, ``mask2former...``, ``decode_head...``).
 
     Returns:
-        The tensors under ours, without those that are derived from the architecture.
+        Tensors by the names of `MaskVOS`, without derived buffers.
 
     Raises:
-        UserError: A name is none of the original's.
+        UserError: A name is not one of the original network.
     """
     own = {}
     for key, value in state_dict.items():
@@ -88,14 +82,14 @@ def translate_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 break
         else:
             raise UserError(
-                f"weights: {key!r} is no tensor of the original MaskVOS network; give its checkpoint, or load this "
-                "file as one of this project's own (ckpt_path, init_from)"
+                f"weights: {key!r} is not a tensor of the original MaskVOS network; choose one of its checkpoints, or "
+                "load a checkpoint of this project with ckpt_path or init_from"
             )
     return own
 
 
 def original_network() -> MaskVOS:
-    """The original's architecture: Swin-T in both streams, every part as published; random weights."""
+    """The architecture of the original, as published: Swin-T in both streams, random weights."""
     return build_network(
         rgb_encoder=Swin(),
         flow_encoder=Swin(),
@@ -107,24 +101,24 @@ def original_network() -> MaskVOS:
 
 
 def from_original(state_dict: Mapping[str, Tensor]) -> MaskVOS:
-    """Make the network that a checkpoint of the original describes.
+    """Build the original network with the weights of one of its checkpoints.
 
     Args:
-        state_dict: The 644 tensors, or the whole checkpoint ``{'epoch', 'network', 'optimizer'}``; names may be
-            prefixed ``module.``.
+        state_dict: The 644 tensors, or the checkpoint ``{'epoch', 'network', 'optimizer'}``; names may be prefixed with
+            ``module.``.
 
     Returns:
         The network in evaluation mode; ``forward(rgb, flow_rgb)`` takes normalised images.
 
     Raises:
-        UserError: A tensor is missing, unknown or of another shape.
+        UserError: A tensor is missing, unexpected, or of another shape.
     """
-    source = "the original's checkpoint"
+    source = "the original checkpoint"
     network = original_network()
     load_state(network, translate_original(tensors_of(state_dict, source)), source)
     return network.eval()
 
 
 def load_original(path: str | Path) -> MaskVOS:
-    """`from_original` for a checkpoint file."""
+    """Build the original network from a checkpoint file, see `from_original`."""
     return from_original(read_checkpoint(path))

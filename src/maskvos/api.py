@@ -1,0 +1,169 @@
+"""The Python API: load a segmenter, segment videos, score masks. ``import maskvos`` offers these names.
+
+Example:
+    >>> import maskvos
+    >>> model = maskvos.load()
+    >>> for frame in model.stream("my_clip.mp4"):
+    ...     print(frame.index, frame.mask.mean())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maskvos.build import build
+from maskvos.data.datasets.folder import folder
+from maskvos.errors import UserError, nearest
+from maskvos.inference.engines import Engine, ExportedEngine, TorchEngine, resolve_device
+from maskvos.inference.segmenter import SegmentedFrame, Segmenter
+from maskvos.inference.tta import TTA
+from maskvos.inference.writer import PredictionWriter, write_predictions
+from maskvos.metrics.folder import Missing, evaluate_folder
+from maskvos.metrics.protocol import Protocol
+from maskvos.metrics.results import Summary
+from maskvos.types import Video
+from maskvos.weights import bundled
+from maskvos.weights.checkpoint import InferenceConfig, find_checkpoint, load_network, read_config
+from maskvos.weights.export import SUFFIXES
+
+__all__ = ["SegmentedFrame", "Segmenter", "evaluate", "load", "segment"]
+
+BACKENDS = ("auto", "torch", *dict.fromkeys(SUFFIXES.values()))
+
+
+def load(
+    weights: str | Path = bundled.DEFAULT,
+    *,
+    device: str = "auto",
+    precision: str = "32-true",
+    backend: str = "auto",
+    threshold: float = 0.5,
+    trust: Sequence[str] = (),
+    config: InferenceConfig | None = None,
+    batch_size: int = 8,
+) -> Segmenter:
+    """Load a segmenter.
+
+    Network, input size, optical flow and test-time augmentation are rebuilt from the file itself.
+
+    Args:
+        weights: Name of bundled weights, a checkpoint of a training, or an exported network.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; exported networks run on the CPU.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; exported networks compute in 32 bits.
+        backend: ``torch`` for checkpoints; ``onnx``, ``torchscript`` or ``pt2`` for exported networks; ``auto`` goes by
+            the file's suffix.
+        threshold: Probability above which a pixel belongs to the object.
+        trust: Packages beside maskvos whose classes the checkpoint's configuration may build.
+        config: Use these settings instead of those in the file.
+        batch_size: Frames per call of the network for videos on disk.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        UserError: The file is missing or damaged, holds no configuration, asks for classes that are not trusted, or
+            does not fit the backend; or the device is not present.
+
+    Example:
+        >>> model = maskvos.load("light", device="cpu")
+        >>> probability = model(frames)  # (T, H, W, 3) uint8 to (T, H, W) float32
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"backend={backend}: unknown; {nearest(backend, BACKENDS)}")
+    path = find_checkpoint(str(weights), run="", experiment="", setting="weights")
+    suffix = SUFFIXES.get(path.suffix)
+    chosen = (suffix or "torch") if backend == "auto" else backend
+    if (chosen == "torch") != (suffix is None) and suffix is not None:
+        raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
+    if config is None:
+        found = read_config(path)
+        if found is None:
+            raise UserError(
+                f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
+                "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
+            )
+        config = InferenceConfig.from_config(found).check(str(path), trust)
+    engine: Engine
+    if chosen == "torch":
+        network = load_network(path, config.model, config.name)
+        engine = TorchEngine(network, resolve_device(device), precision)
+    else:
+        engine = ExportedEngine(path, chosen)
+    settings = {"model": config.model, "backend": chosen, "size": list(config.size), "precision": precision}
+    flow = {key: config.flow.get(key) for key in ("estimator", "direction", "gap")}
+    settings |= {"motion_as_option": config.motion_as_option, "tta": dict(config.tta), "flow": flow}
+    return Segmenter(
+        engine,
+        config.size,
+        build(config.flow, "flow"),
+        TTA(**config.tta),
+        config.motion_as_option,
+        batch_size,
+        threshold,
+        {**settings, "threshold": threshold, "weights": engine.digest},
+    )
+
+
+def segment(
+    source: str | Path,
+    output: str | Path,
+    *,
+    model: Segmenter | str | Path = bundled.DEFAULT,
+    kinds: Sequence[str] = ("masks", "overlay"),
+    existing: str = "resume",
+    progress: bool = True,
+    **writer: Any,
+) -> dict[str, float]:
+    """Segment videos and write the results, as ``task=predict`` does.
+
+    Args:
+        source: A movie, a folder of frames, or a folder of such.
+        output: Folder for the results; ``<output>/<video>/masks/<frame>.png`` and so on, see `PredictionWriter`.
+        model: A segmenter, or what `load` takes.
+        kinds: Any of ``masks``, ``soft``, ``overlay``, ``side_by_side``, ``cutout``.
+        existing: ``resume``, ``overwrite`` or ``error``.
+        progress: Show a progress bar on stderr.
+        **writer: Further settings of `PredictionWriter`.
+
+    Returns:
+        Numbers of frames, videos and skipped videos, and frames per second.
+
+    Raises:
+        UserError: The source cannot be read, results cannot be written, or exist with other settings.
+
+    Example:
+        >>> maskvos.segment("my_clip.mp4", "out", kinds=["masks", "cutout"])
+    """
+    segmenter = model if isinstance(model, Segmenter) else load(model)
+    made = PredictionWriter(output, kinds=kinds, existing=existing, settings=segmenter.settings, **writer)
+    write_predictions(segmenter, folder(source), made, progress)
+    return made.metrics()
+
+
+def evaluate(
+    predictions: str | Path,
+    dataset: Sequence[Video],
+    *,
+    protocol: Protocol | None = None,
+    missing: Missing = "fail",
+) -> Summary:
+    """Score masks that any program saved.
+
+    Args:
+        predictions: Folder of masks, ``<predictions>/<sequence>/<frame>.png``.
+        dataset: The videos with their ground truth, such as ``maskvos.data.datasets.davis.davis(root, "val")``.
+        protocol: Which frames count and how scores are averaged; by default that of DAVIS-2016.
+        missing: What a missing prediction means: ``fail``, ``zero`` or ``skip``.
+
+    Returns:
+        Scores per frame and per sequence, and their means.
+
+    Raises:
+        UserError: Predictions are missing, damaged or of another size than the ground truth.
+
+    Example:
+        >>> print(maskvos.evaluate("masks", davis("data/DAVIS", "val")).table())
+    """
+    return evaluate_folder(predictions, dataset, protocol, missing)

@@ -1,0 +1,227 @@
+"""Videos read once, frame by frame in temporal order: frames with their times, and samples for the network."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from maskvos.data.transforms import Transform
+from maskvos.errors import UserError
+from maskvos.flow.base import stream_flow
+from maskvos.flow.store import FlowStore
+from maskvos.media.images import read_image
+from maskvos.media.video import probe, read_video, variable_timestamps
+from maskvos.types import Sample, Video
+
+FRAME_RATE = 24
+"""Frames per second of a video that has no rate of its own: a folder of images, or arrays."""
+
+
+class FrameTimes(NamedTuple):
+    """When the frames of a video are shown.
+
+    Attributes:
+        rate: Frames per second; the average where frames are unevenly spaced.
+        uneven: Seconds of each frame after the first; None at a constant rate.
+    """
+
+    rate: Fraction
+    uneven: list[Fraction] | None = None
+
+    def at(self, index: int) -> Fraction:
+        """Seconds of a frame after the first one."""
+        if self.uneven is None:
+            return index / self.rate
+        if index < len(self.uneven):
+            return self.uneven[index]
+        # A decoder may yield more frames than the container lists; they follow at the average rate.
+        return self.uneven[-1] + (index - len(self.uneven) + 1) / self.rate
+
+
+def times_of(video: Video, rate: Fraction | float = FRAME_RATE) -> FrameTimes:
+    """When the frames of a video are shown.
+
+    Args:
+        video: A movie has its own rate.
+        rate: Frames per second of a folder of frames.
+
+    Raises:
+        UserError: The movie cannot be read.
+    """
+    if video.file is None:
+        return FrameTimes(Fraction(rate).limit_denominator(100_000))
+    return FrameTimes(probe(video.file).fps, variable_timestamps(video.file))
+
+
+def read_frames(video: Video) -> Iterator[np.ndarray]:
+    """Decode the frames of a video one after the other.
+
+    Yields:
+        (H, W, 3) uint8 RGB, all of one size.
+
+    Raises:
+        UserError: The video cannot be read, or its frames differ in size.
+    """
+    if video.file is not None:
+        yield from read_video(video.file)
+        return
+    shape: tuple[int, ...] | None = None
+    for frame in video.frames:
+        image = read_image(frame.image)
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise UserError(
+                f"{frame.image} is {image.shape[1]}x{image.shape[0]} and {video.frames[0].image.name} "
+                f"{shape[1]}x{shape[0]} (width x height); the frames of a video must have the same size"
+            )
+        yield image
+
+
+@dataclass(frozen=True)
+class SampleStream:
+    """Turns frames into samples in temporal order; memory does not grow with the length of the video.
+
+    Args:
+        flow: Source of optical flow.
+        transform: Resizes to the network's input size.
+        motion_as_option: As in `FrameDataset`; a number makes the motion encoder read the RGB frame of a video of one
+            frame, None shows it zero flow.
+        tta_flow: Source of a second flow map per frame, for test-time augmentation.
+    """
+
+    flow: FlowStore
+    transform: Transform
+    motion_as_option: float | None = None
+    tta_flow: FlowStore | None = None
+
+    def of_video(self, video: Video, times: FrameTimes | None = None) -> Iterator[Sample]:
+        """Samples of a video on disk.
+
+        Args:
+            video: A movie or a folder of frames.
+            times: When its frames are shown; looked up by default.
+
+        Raises:
+            UserError: The video cannot be read, is empty, or has frames of several sizes.
+        """
+        names = (frame.name for frame in video.frames) if video.frames else (f"{n:05d}" for n in itertools.count())
+        samples, empty = self._samples(video, read_frames(video), times or times_of(video)), True
+        for name, sample in zip(names, samples, strict=False):
+            empty = False
+            yield Sample(**{**sample, "frame": name})
+        if empty:
+            raise UserError(f"the video {video.file} has no frame that can be decoded; check that it plays")
+
+    def of_arrays(self, frames: Iterable[np.ndarray], rate: float = FRAME_RATE) -> Iterator[Sample]:
+        """Samples of frames from memory or a camera: a sample is yielded as soon as its flow can be computed.
+
+        With forward flow over one frame that is when the next frame has come; with backward flow there is no delay.
+
+        Args:
+            frames: Each (H, W, 3) uint8 RGB, all of one size.
+            rate: Frames per second.
+
+        Raises:
+            UserError: A frame has another shape or dtype, or flow is precomputed.
+        """
+        for index, sample in enumerate(self._samples(None, map(_checked, frames), FrameTimes(Fraction(rate)))):
+            yield Sample(**{**sample, "frame": f"{index:05d}"})
+
+    def _samples(self, video: Video | None, frames: Iterator[np.ndarray], times: FrameTimes) -> Iterator[Sample]:
+        motion = torch.tensor(True)
+        if self.motion_as_option is not None:
+            still, frames = _is_still(frames)
+            motion = torch.tensor(not still)
+        for index, (image, flow, tta_flow) in enumerate(self._flows(video, frames)):
+            sample = Sample(
+                video=video.name if video else "",
+                size=(image.shape[0], image.shape[1]),
+                image=image,
+                motion=motion,
+                time=float(times.at(index)),
+            )
+            sample.update(self.transform(image, flow))  # type: ignore[typeddict-item]
+            if tta_flow is not None:
+                sample["tta_flow"] = self.transform.of_flow(tta_flow)
+            yield sample
+
+    def _flows(
+        self, video: Video | None, frames: Iterator[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield every frame with its flow, and with the flow for test-time augmentation."""
+        if self.tta_flow is None:
+            yield from ((image, flow, None) for image, flow in _stream(self.flow, video, frames))
+            return
+        first, second = _twice(frames)
+        sign = same_direction(self.flow, self.tta_flow)
+        streams = _stream(self.flow, video, first), _stream(self.tta_flow, video, second)
+        for (image, flow), (_, tta_flow) in zip(*streams, strict=True):
+            yield image, flow, sign * tta_flow
+
+
+def _stream(
+    flow: FlowStore, video: Video | None, frames: Iterator[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if video is not None:
+        return flow.stream(video, frames)
+    if flow.estimator is None:
+        raise UserError("flow=precomputed: frames from memory have no precomputed flow; choose flow=dis")
+    return stream_flow(frames, flow.estimator, flow.direction, flow.gap)
+
+
+def same_direction(flow: FlowStore, other: FlowStore) -> np.float32:
+    """Factor, 1 or -1, that makes the other store's flow point as this one's, assuming constant velocity."""
+    return np.float32(1 if flow.direction == other.direction else -1)
+
+
+def _checked(frame: np.ndarray) -> np.ndarray:
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        given = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UserError(f"frame: got {given}; expected a uint8 array (H, W, 3), RGB")
+    return frame
+
+
+def _twice(frames: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """Two iterators over the same frames that are advanced in turns.
+
+    Holds only the frames that one of them has not seen yet; `itertools.tee` would hold 57 and more.
+    """
+    held: tuple[deque[np.ndarray], deque[np.ndarray]] = deque(), deque()
+
+    def reader(own: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        while True:
+            if not own:
+                frame = next(frames, None)
+                if frame is None:
+                    return
+                for queue in held:
+                    queue.append(frame)
+                del frame
+            yield own.popleft()
+
+    return reader(held[0]), reader(held[1])
+
+
+def _is_still(frames: Iterator[np.ndarray]) -> tuple[bool, Iterator[np.ndarray]]:
+    """Whether there is a single frame only, which a movie does not say in advance; and all frames."""
+    head = list(itertools.islice(frames, 2))
+    return len(head) == 1, itertools.chain(head, frames)
+
+
+def single_video(videos: list[Video], source: str | Path) -> Video:
+    """The only video of a source.
+
+    Raises:
+        UserError: There are several.
+    """
+    if len(videos) > 1:
+        raise UserError(f"{source} holds {len(videos)} videos; stream one of them, or write all with maskvos.segment")
+    return videos[0]

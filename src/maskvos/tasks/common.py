@@ -1,0 +1,45 @@
+"""What all tasks share: the configuration as plain containers, the checkpoint, and the hardware check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from maskvos.errors import UserError
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as plain containers, resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def require_checkpoint(cfg: DictConfig) -> Path:
+    """``ckpt_path``.
+
+    Raises:
+        UserError: It is not given.
+    """
+    if cfg.ckpt_path is None:
+        raise UserError(f"task={cfg.task}: no weights; give ckpt_path=<checkpoint>, such as ckpt_path=best")
+    return Path(cfg.ckpt_path)
+
+
+def check_hardware(cfg: DictConfig) -> None:
+    """Refuse a trainer whose hardware is not present.
+
+    Raises:
+        UserError: There is no GPU, or no SLURM job.
+    """
+    target = str(cfg.trainer.strategy.get("_target_")) if isinstance(cfg.trainer.strategy, DictConfig) else ""
+    fsdp = "fsdp" in f"{target}{cfg.trainer.strategy}".lower()
+    if (fsdp or cfg.trainer.accelerator in ("gpu", "cuda")) and not torch.cuda.is_available():
+        what = "trainer=fsdp shards the weights over" if fsdp else "trainer.accelerator=gpu computes on"
+        raise UserError(f"{what} CUDA GPUs, and PyTorch finds none here; use trainer=cpu, or look at `nvidia-smi`")
+    if "SLURMEnvironment" in str(cfg.trainer.get("plugins")) and "SLURM_NTASKS" not in os.environ:
+        raise UserError(
+            "trainer=slurm: this process does not run in a SLURM job; use `sbatch scripts/train.sbatch`, or trainer=ddp"
+        )

@@ -1,0 +1,44 @@
+"""task=predict: masks, overlays and cut-outs of a movie, a folder of frames, or a folder of such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from maskvos.api import load
+from maskvos.build import build
+from maskvos.data.datasets.folder import folder
+from maskvos.environment import processes
+from maskvos.errors import UserError
+from maskvos.inference.writer import write_predictions
+from maskvos.tasks.common import check_hardware, plain, require_checkpoint
+from maskvos.weights.checkpoint import InferenceConfig
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Segment ``input`` and write the results to ``output``.
+
+    Returns:
+        Numbers of frames and videos, and frames per second.
+    """
+    if cfg.input is None:
+        raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
+    check_hardware(cfg)
+    videos = folder(str(cfg.input))
+    segmenter = load(
+        require_checkpoint(cfg),
+        device=str(cfg.trainer.accelerator),
+        precision=str(cfg.trainer.precision),
+        backend=cfg.backend,
+        threshold=cfg.threshold,
+        config=InferenceConfig.from_config(plain(cfg)),
+        batch_size=cfg.data.eval_batch_size,
+    )
+    output = cfg.output or Path(cfg.paths.run) / "predictions"
+    writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
+    rank, count = processes()
+    write_predictions(segmenter, videos[rank::count], writer, cfg.trainer.enable_progress_bar)
+    print(writer.summary())
+    metrics: dict[str, float] = writer.metrics()
+    return metrics

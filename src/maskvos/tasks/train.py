@@ -1,0 +1,72 @@
+"""task=train: train a network; leaves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from maskvos.errors import UserError
+from maskvos.models.state_dict import read_checkpoint
+from maskvos.tasks.common import plain
+from maskvos.tasks.lightning import build_data, build_module, build_trainer, metrics_of
+from maskvos.training.ema import EMA
+from maskvos.training.loggers import CsvLogger
+from maskvos.training.resume import WANDB_ID, WARM_START, read_resumable
+from maskvos.weights.checkpoint import load_weights
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Train, from scratch, from the weights of ``init_from``, or resuming ``ckpt_path``.
+
+    Returns:
+        The last metrics, and ``best/<measure>`` of the best checkpoint.
+    """
+    if cfg.ckpt_path is not None and cfg.init_from is not None:
+        raise UserError("ckpt_path resumes a training, init_from starts a new one from weights; give one of them")
+    datamodule = build_data(cfg)
+    videos = {"val": datamodule.videos("val")} if datamodule.sources["val"] is not None else {}
+    module = build_module(cfg, videos)
+    resumed: dict[str, Any] = {}
+    if cfg.ckpt_path is not None:
+        resumed = read_resumable(Path(cfg.ckpt_path), plain(cfg))
+        load_weights(module.network, resumed, cfg.ckpt_path)
+    elif cfg.init_from is not None:
+        for line in load_weights(module.network, read_checkpoint(cfg.init_from), cfg.init_from, strict=False):
+            log.warning("init_from: %s", line)
+    trainer = build_trainer(cfg, [EMA(cfg.train.ema)] if cfg.train.ema else [], resumed.get(WANDB_ID))
+    for logger in trainer.loggers:
+        if isinstance(logger, CsvLogger) and resumed:
+            logger.continue_from(resumed["global_step"])
+    begin = time.monotonic()
+    try:
+        trainer.fit(module, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
+        log.warning("interrupted; resume with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
+        raise
+    except ValueError as error:
+        if cfg.ckpt_path is None or "parameter group" not in str(error):
+            raise
+        raise UserError(f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {WARM_START}") from error
+    return _summarise(trainer, time.monotonic() - begin)
+
+
+def _summarise(trainer: pl.Trainer, seconds: float) -> dict[str, float]:
+    metrics = metrics_of(trainer)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("val/"))
+    took = timedelta(seconds=round(seconds))
+    log.info("trained to epoch %d, step %d in %s: %s", trainer.current_epoch, trainer.global_step, took, shown)
+    best = trainer.checkpoint_callback
+    if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
+        log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
+        metrics["best/" + str(best.monitor).removeprefix("val/")] = float(best.best_model_score)
+    log.info("run: %s", trainer.default_root_dir)
+    return metrics

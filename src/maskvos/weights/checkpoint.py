@@ -1,0 +1,219 @@
+"""Checkpoints: finding them by name, the configuration that they carry, and rebuilding the network from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from maskvos.build import build, check_targets
+from maskvos.errors import UserError, nearest
+from maskvos.models.network import MaskVOS
+from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
+from maskvos.weights import bundled
+from maskvos.weights.export import SUFFIXES, exported_config
+
+NO_TTA: Mapping[str, Any] = {"mirror": False, "flow": None}
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How weights are used: what rebuilds the network and everything around it.
+
+    Attributes:
+        model: Configuration of the network (``conf/model``, resolved).
+        size: Height and width of its input, pixels.
+        flow: Configuration of the flow (``conf/flow``, resolved).
+        tta: Test-time augmentation, ``mirror`` and ``flow``.
+        motion_as_option: See `FrameDataset`.
+        name: Name of the experiment.
+    """
+
+    model: Mapping[str, Any]
+    size: Sequence[int]
+    flow: Mapping[str, Any]
+    tta: Mapping[str, Any] = field(default_factory=lambda: dict(NO_TTA))
+    motion_as_option: float | None = None
+    name: str = ""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> InferenceConfig:
+        """Pick what inference needs from a resolved configuration of the current version."""
+        return cls(
+            model=config["model"],
+            size=config["data"]["size"],
+            flow=config["flow"],
+            tta=config["tta"],
+            motion_as_option=config["data"].get("motion_as_option"),
+            name=str(config.get("name", "")),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """The inverse of `from_config`."""
+        data = {"size": list(self.size), "motion_as_option": self.motion_as_option}
+        return {"name": self.name, "model": self.model, "data": data, "flow": self.flow, "tta": self.tta}
+
+    def check(self, source: str, trust: Sequence[str] = ()) -> InferenceConfig:
+        """Refuse whatever a file must not decide.
+
+        Args:
+            source: The file that the configuration comes from, for messages.
+            trust: Packages beside maskvos whose classes may be built.
+
+        Returns:
+            The configuration without a flow cache and without pretrained weights to fetch.
+
+        Raises:
+            UserError: It asks to build something else than classes of maskvos or of a trusted package.
+        """
+        check_targets(self.model, source, trust)
+        check_targets(self.flow, source, trust)
+        return InferenceConfig(
+            model=without_pretrained(self.model),
+            size=self.size,
+            flow={
+                key: value for key, value in self.flow.items() if key in ("_target_", "estimator", "direction", "gap")
+            },
+            tta=self.tta,
+            motion_as_option=self.motion_as_option,
+            name=self.name,
+        )
+
+
+def without_pretrained(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration with encoders that fetch no pretrained weights, since a checkpoint brings its own."""
+    encoders = {
+        name: {**model[name], "pretrained": False}
+        for name in ("rgb_encoder", "flow_encoder")
+        if isinstance(model.get(name), Mapping) and "pretrained" in model[name]
+    }
+    return {**model, **encoders}
+
+
+def read_config(path: str | Path) -> dict[str, Any] | None:
+    """The configuration that a checkpoint or an exported file carries.
+
+    Args:
+        path: A checkpoint of a training, bundled weights, or an exported network.
+
+    Returns:
+        The resolved configuration with the names of the current version; None for a file without one, such as a plain
+        state dict.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = Path(path)
+    if path.suffix in SUFFIXES:
+        config = exported_config(path)
+    elif path.suffix == ".safetensors":
+        config = _metadata(path).get("config")
+    else:
+        config = read_checkpoint(path).get("maskvos", {}).get("config")
+    if isinstance(config, str):
+        config = json.loads(config)
+    return migrate(config) if config else None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"weights: no file '{path}'; check the path (relative paths start at the working folder)")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"weights: '{path}' cannot be read ({error}); it is damaged: copy it again") from error
+
+
+def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of version 0.1 with the names of the current version; a current one as it is."""
+    config = dict(config)
+    data = dict(config.get("data", {}))
+    if "tta" not in config:
+        config["tta"] = {"mirror": config.pop("mirror", False), "flow": data.pop("second_look", None)}
+    train = dict(config.get("train", {}))
+    if "checkpointing" in train:
+        train["activation_checkpointing"] = train.pop("checkpointing")
+    return {**config, "data": data, "train": train}
+
+
+def load_network(path: str | Path, model: Mapping[str, Any], trained_as: str = "") -> MaskVOS:
+    """Build a network and load the weights of a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        model: The network's configuration.
+        trained_as: Name of the experiment, for messages.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: The file cannot be read, or holds another architecture.
+    """
+    network: MaskVOS = build(without_pretrained(model), "model")
+    load_weights(network, read_checkpoint(path), path, trained_as=trained_as)
+    return network.eval()
+
+
+def load_weights(
+    network: MaskVOS, checkpoint: Mapping[str, Any], path: str | Path, strict: bool = True, trained_as: str = ""
+) -> list[str]:
+    """Load the weights of a checkpoint into a network.
+
+    Args:
+        network: Changed in place.
+        checkpoint: What `read_checkpoint` returned for ``path``.
+        path: The file, for messages.
+        strict: Every tensor must fit; otherwise those that do not are skipped.
+        trained_as: Name of the experiment, for messages.
+
+    Returns:
+        One line per skipped tensor.
+
+    Raises:
+        UserError: The file holds another architecture.
+    """
+    name = trained_as or checkpoint.get("maskvos", {}).get("config", {}).get("name")
+    source = f"{path} (trained as '{name}')" if name else str(path)
+    tensors = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, source).items()}
+    return load_state(network, tensors, source=source, strict=strict)
+
+
+def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path, setting: str = "ckpt_path") -> Path:
+    """The file that ``ckpt_path`` or ``init_from`` names.
+
+    Args:
+        wanted: A path; the name of bundled weights; or the bare name of a checkpoint (``last``, ``last-previous``,
+            ``best``), which is looked up in the run's own folder, as a requeued job has it, and then in the newest run
+            of the experiment.
+        run: The run's folder.
+        experiment: The folder of the experiment's runs.
+        setting: Name of the setting, for messages.
+
+    Raises:
+        UserError: There is no checkpoint of that name.
+    """
+    path = Path(wanted)
+    if path.is_file():
+        return path
+    if found := bundled.find(wanted):
+        return found
+    if path.suffix or len(path.parts) > 1:
+        return path
+    own = Path(run) / "checkpoints" / f"{wanted}.ckpt"
+    if own.is_file():
+        return own
+    runs = list(Path(experiment).glob(f"*/checkpoints/{wanted}.ckpt"))
+    if not runs:
+        known = {file.stem for file in Path(experiment).glob("*/checkpoints/*.ckpt")}
+        raise UserError(
+            f"{setting}={wanted}: not the name of bundled weights, and no run under {experiment} has a "
+            f"checkpoints/{wanted}.ckpt; train first, or give the name= and paths.runs= of the training, or the "
+            f"checkpoint's path; {nearest(wanted, {*known, *bundled.names()})}"
+        )
+    return max(runs, key=lambda file: file.stat().st_mtime)
