@@ -1,12 +1,12 @@
-"""Speed of the network alone, against the usual arrangement of its parts, alternately in one process.
+"""Speed of the network alone, compared with a standard implementation of its parts, in turns within one process.
 
-    python scripts/benchmarks/network.py --threads 2 --variants stock eager fused onnx openvino
+    python scripts/benchmarks/network.py --threads 2 --variants stock eager folded onnx openvino
     python scripts/benchmarks/network.py --device cuda --variants stock eager bf16-eager bf16-compile --batch 1 16
 
-``stock`` is the baseline (`stock.py`), with the weights of the default architecture; the others are the variants of
-``task=benchmark``, which measures any model of the configuration; ``bf16-`` before one runs it under autocast. All take
-turns, so that whatever else the machine does falls on all alike. On a machine that others use too, look at the
-processor time, which does not count waiting. Writes a table (md) and all figures (json).
+``stock`` is the baseline (`stock.py`) with the weights of the default architecture; the others are the variants of
+``task=benchmark``, which measures any configured model; the prefix ``bf16-`` adds autocast. Calls alternate between
+variants, so that other load on the machine affects all alike; on a shared machine compare CPU times, which exclude
+waiting. Writes a table (md) and all figures (json).
 """
 
 from __future__ import annotations
@@ -20,24 +20,18 @@ from pathlib import Path
 import torch
 from stock import Stock
 
-from maskvos.benchmark.measure import (
-    VARIANTS,
-    Segment,
-    Setting,
-    compare,
-    describe,
-    network_table,
-    random_images,
-    use_threads,
-)
+from maskvos.benchmark.measure import describe, use_threads
+from maskvos.benchmark.network import random_images, time_variants
+from maskvos.benchmark.report import fact_list, network_table
+from maskvos.benchmark.variants import VARIANTS, Forward, Setting
 from maskvos.models.network import MaskVOS
 from maskvos.weights.original import original_network
 
 NAMES = ["stock", *(f"{prefix}{name}" for prefix in ("", "bf16-") for name in VARIANTS)]
 
 
-def preparation(name: str, network: MaskVOS, setting: Setting) -> Callable[[], Segment]:
-    """What makes a variant ready."""
+def preparation(name: str, network: MaskVOS, setting: Setting) -> Callable[[], Forward]:
+    """The function that builds a variant."""
     if name == "stock":
         stock = Stock(network).eval()
         return lambda: lambda rgb, flow: stock(*network.inputs(rgb, flow))
@@ -47,9 +41,9 @@ def preparation(name: str, network: MaskVOS, setting: Setting) -> Callable[[], S
 
 
 def main() -> None:
-    """Parse, measure, print and write."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", choices=NAMES, default=["stock", "eager", "fused"])
+    parser.add_argument("--variants", nargs="+", choices=NAMES, default=["stock", "eager", "folded"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
@@ -67,8 +61,8 @@ def main() -> None:
         for batch in arguments.batch:
             prepare = {name: preparation(name, network, setting) for name in arguments.variants}
             images = random_images(batch, arguments.size, setting.device)
-            timings += compare(prepare, images, arguments.repeats, warmup=2)
-    report = "\n".join(f"- {name}: {value}" for name, value in facts.items()) + f"\n\n{network_table(timings)}"
+            timings += time_variants(prepare, images, arguments.repeats, warmup=2)
+    report = f"{fact_list(facts)}\n\n{network_table(timings)}\n"
     print(report, end="")
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -28,9 +28,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from maskvos.benchmark.measure import Setting, describe, synchronise
+from maskvos.benchmark.measure import describe
+from maskvos.benchmark.network import synchronise
+from maskvos.benchmark.variants import Setting
 from maskvos.run import build, build_system, build_trainer, compose
-from maskvos.training.module import SegmentationSystem, parameter_groups
+from maskvos.training.module import SegmentationModule, parameter_groups
 from maskvos.types import Batch
 
 VARIANTS = {
@@ -59,7 +61,7 @@ class BareStep:
         steps: Of the schedule.
     """
 
-    def __init__(self, system: SegmentationSystem, device: torch.device, dtype: torch.dtype | None, steps: int) -> None:
+    def __init__(self, system: SegmentationModule, device: torch.device, dtype: torch.dtype | None, steps: int) -> None:
         if system.optimizer is None or system.schedule is None:
             raise SystemExit("a bare step needs optim= and schedule=")
         self.system, self.device, self.dtype = system.to(device).train(), device, dtype

@@ -1,4 +1,4 @@
-"""Speed: every variant and part is there, figures are plausible, and what cannot run says why."""
+"""Benchmark: every variant and stage has plausible figures, and a variant that cannot run has a reason."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from maskvos.benchmark import measure as benchmark
-from maskvos.benchmark.measure import PARTS, Timing, added_memory, compare, network_table, random_images, use_threads
+from maskvos.benchmark.measure import use_threads
+from maskvos.benchmark.memory import peak_memory
+from maskvos.benchmark.network import Timing, random_images, time_variants
+from maskvos.benchmark.pipeline import PARTS
+from maskvos.benchmark.report import network_table
+from maskvos.benchmark.variants import Setting, autocast
 from maskvos.errors import UserError
-from maskvos.media.video import write_image
+from maskvos.media.images import write_image
 from maskvos.run import compose, run
 
-VARIANTS = ("eager", "fused", "onnx")
+VARIANTS = ("eager", "folded", "onnx")
 
 
 def tiny(folder: Path, *overrides: str) -> DictConfig:
@@ -29,7 +33,7 @@ def tiny(folder: Path, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """The folder of one run of the task, and its metrics."""
+    """The output folder of one task=benchmark, and its metrics."""
     folder = tmp_path_factory.mktemp("speed")
     return folder / "benchmark", run(tiny(folder, "benchmark.batches=[1,2]"))
 
@@ -50,7 +54,12 @@ def test_every_variant_has_a_row_for_every_batch(measured) -> None:
         assert metrics[f"benchmark/{row['variant']}_{row['batch']}_frames_per_second"] == row["frames_per_second"]
 
 
-def test_parts_make_up_the_whole_frame(measured) -> None:
+def test_peak_memory_is_measured_for_torch_variants_only(measured) -> None:
+    for row in figures(measured[0])["network"]:
+        assert row["peak_mb"] is None if row["variant"] == "onnx" else row["peak_mb"] > 0.5
+
+
+def test_stages_add_up_to_the_total(measured) -> None:
     pipeline = figures(measured[0])["pipeline"]
     parts = [pipeline[f"{part}_ms"] for part in PARTS]
     assert min(parts) > 0
@@ -72,12 +81,12 @@ def test_facts_describe_network_and_machine(measured) -> None:
 def test_table_is_markdown_with_every_row(measured) -> None:
     table = (measured[0] / "benchmark.md").read_text()
     assert all(f"| {name} | {batch} |" in table for name in VARIANTS for batch in (1, 2))
-    assert all(word in table for word in ("decode", "flow", "resize", "network", "write", "whole", "parameters"))
+    assert all(word in table for word in ("decode", "flow", "resize", "network", "write", "total", "parameters"))
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {9, 3}
 
 
-def test_given_frames_are_segmented(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_input_frames_are_segmented(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for index in range(4):
         write_image(tmp_path / "walk" / f"{index}.png", np.full((48, 80, 3), 50 * index, np.uint8))
     cfg = tiny(tmp_path / "run", f"input={tmp_path / 'walk'}", "data=folder", "benchmark.variants=[eager]")
@@ -88,18 +97,17 @@ def test_given_frames_are_segmented(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert (found["video"], found["width"], found["height"]) == ("walk", 80, 48)
 
 
-def test_published_weights_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A training would fetch them; the measurement itself is of no matter here.
+def test_pretrained_weights_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(network, *_):
         assert not network.rgb_encoder.pretrained
         raise UserError("far enough")
 
-    monkeypatch.setattr("maskvos.run.measure_speed", stop)
+    monkeypatch.setattr("maskvos.benchmark.measure.describe", stop)
     with pytest.raises(UserError, match="far enough"):
         run(tiny(tmp_path, "backbone=resnet18", "backbone.pretrained=true"))
 
 
-def test_mixed_precision_is_respected_and_files_say_that_they_have_none(tmp_path: Path) -> None:
+def test_mixed_precision_is_used_and_refused_for_exported_files(tmp_path: Path) -> None:
     cfg = tiny(tmp_path, "trainer.precision=bf16-mixed", "benchmark.batches=[1]", "benchmark.variants=[eager,onnx]")
     run(cfg)
     found = figures(tmp_path / "benchmark")
@@ -110,59 +118,46 @@ def test_mixed_precision_is_respected_and_files_say_that_they_have_none(tmp_path
     assert "cannot run: exported files" in (tmp_path / "benchmark" / "benchmark.md").read_text()
 
 
-def test_autocast_reaches_the_network() -> None:
+def test_autocast_applies_to_the_network() -> None:
     seen = []
-    setting = benchmark.Setting(Path(), 1, torch.device("cpu"), torch.bfloat16)
-    run = benchmark._autocast(lambda rgb, flow: seen.append((rgb[0, 0] @ rgb[0, 1].T).dtype), setting)
-    run(*random_images(1, (8, 8), setting.device))
+    setting = Setting(Path(), 1, torch.device("cpu"), torch.bfloat16)
+    segment = autocast(lambda rgb, flow: seen.append((rgb[0, 0] @ rgb[0, 1].T).dtype), setting)
+    segment(*random_images(1, (8, 8), setting.device))
     assert seen == [torch.bfloat16]
 
 
 @pytest.mark.parametrize("error", [ImportError("No module named 'x'"), RuntimeError("\nno compiler\nmore")])
-def test_variant_that_cannot_run_is_listed_with_the_reason(error: Exception) -> None:
+def test_a_variant_that_cannot_run_is_listed_with_the_reason(error: Exception) -> None:
     def broken(rgb, flow):
         raise error
 
     images = random_images(2, (8, 8), torch.device("cpu"))
-    timings = compare({"broken": lambda: broken, "sound": lambda: lambda rgb, flow: rgb.sum()}, images, 3, 1)
+    timings = time_variants({"broken": lambda: broken, "sound": lambda: lambda rgb, flow: rgb.sum()}, images, 3, 1)
     assert timings[0].problem == str(error).strip().splitlines()[0]
     assert timings[1].problem == ""
     assert len(timings[1].wall) == 3
     assert "| sound | 2 |" in network_table(timings)
 
 
-def test_ratios_are_to_the_first_variant_of_the_same_batch() -> None:
+def test_ratios_are_relative_to_the_first_variant_of_the_same_batch() -> None:
     timings = [Timing(name, batch, [s], [s]) for batch in (1, 4) for name, s in (("a", 0.1 * batch), ("b", 0.05))]
     cells = [[cell.strip() for cell in line.split("|")] for line in network_table(timings).splitlines()[2:]]
     assert [cell[4] for cell in cells] == ["1.000", "0.500", "1.000", "0.125"]
     assert [cell[7] for cell in cells] == ["10.00", "20.00", "10.00", "80.00"]
 
 
-def test_added_memory_sees_a_large_array() -> None:
-    added = added_memory(lambda: np.ones(2**23), torch.device("cpu"))
-    if added is None:
-        pytest.skip("this system does not tell the peak of a process")
-    assert added == pytest.approx(64, rel=0.2)
-
-
-def test_added_memory_is_what_is_held_at_once_in_a_heap_full_of_gaps() -> None:
-    if added_memory(lambda: None, torch.device("cpu")) is None:
-        pytest.skip("this system does not tell the peak of a process")
-
-    def megabytes(count: float) -> np.ndarray:
-        return np.ones(round(count * 2**17))
-
-    blocks = [megabytes(count + 0.1) for count in range(1, 9) for _ in range(2)]
-    del blocks[::2]  # gaps of eight sizes, each behind a block that stays
-
-    def call() -> None:
+def test_peak_memory_counts_what_is_allocated_at_the_same_time() -> None:
+    def call() -> torch.Tensor:
         for count in range(1, 9):
-            megabytes(count)  # fits best where nothing before it was
+            torch.ones(count, 2**18)  # released before the next one
+        both = torch.ones(2**20), torch.ones(2**20)
+        return torch.cat(both)
 
-    assert added_memory(call, torch.device("cpu")) == pytest.approx(8, abs=1.5)
+    assert peak_memory(call, torch.device("cpu")) == pytest.approx(16, rel=0.01)
+    assert peak_memory(lambda: None, torch.device("cpu")) == 0
 
 
-def test_threads_are_given_back() -> None:
+def test_thread_counts_are_restored() -> None:
     before = torch.get_num_threads(), cv2.getNumThreads()
     with use_threads(1) as count:
         assert count == torch.get_num_threads() == cv2.getNumThreads() == 1
@@ -172,7 +167,7 @@ def test_threads_are_given_back() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.variants=[eagr]", r"benchmark\.variants: there is no 'eagr'; did you mean 'eager'"),
+        ("benchmark.variants=[eagr]", r"benchmark\.variants: 'eagr' is unknown; did you mean 'eager'"),
         ("benchmark.variants=[]", r"benchmark\.variants is empty"),
         ("benchmark.repeats=0", r"benchmark\.repeats is 0"),
         ("benchmark.batches=[1,-2]", r"benchmark\.batches is -2"),
@@ -180,6 +175,6 @@ def test_threads_are_given_back() -> None:
         ("flow=precomputed", "no precomputed flow"),
     ],
 )
-def test_mistakes_are_explained(override: str, message: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_refused(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         run(tiny(tmp_path, "benchmark.batches=[1]", "benchmark.variants=[eager]", override))
