@@ -1,23 +1,35 @@
-"""Every yaml composes; an experiment changes settings and adds none."""
+"""Every yaml composes, no setting is stated twice, and experiments only override existing settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import albumentations as A
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+import configs
+from configs import CONF
+from maskvos.build import build, locate
+from maskvos.data.datasets.davis import HOLD_OUT
 from maskvos.data.transforms import HorizontalFlip
-from maskvos.run import CONF, build, compose, explain
-from maskvos.training.options import Training
+from maskvos.run import compose, explain
+from maskvos.training.options import TrainingOptions
 
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "local"))
-MEMBERS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FOLDERS = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+GROUPS = sorted(group for group in FOLDERS if not group.startswith((".", "hydra", "local")))
+MEMBERS = [(group, name) for group in GROUPS for name in configs.members(group)]
+DERIVED = [
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for group in GROUPS
+    for path in sorted((CONF / group).glob("*.yaml"))
+    if group not in ("experiment", "sweep") and "\ndefaults:" in f"\n{path.read_text()}"
+]
+EXPERIMENTS = configs.members("experiment")
 
 
 def override(group: str, name: str) -> str:
@@ -37,21 +49,58 @@ def test_every_yaml_composes_and_resolves(group: str, name: str) -> None:
     OmegaConf.to_container(cfg, resolve=True)
 
 
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a nested mapping by dotted name; lists are values."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {k: v for key, value in node.items() for k, v in leaves(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def read(group: str, name: str) -> tuple[list[Any], dict[str, Any]]:
+    """The defaults list of a file and the values that it states itself, by dotted name."""
+    raw = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return raw.pop("defaults", []), leaves(raw)
+
+
+def repeated(stated: dict[str, Any], inherited: Any) -> dict[str, Any]:
+    """The values of a file that say what it inherits anyway."""
+    before = leaves(OmegaConf.to_container(inherited, resolve=False))
+    return {key: value for key, value in stated.items() if key in before and before[key] == value}
+
+
+@pytest.mark.parametrize(("group", "name"), DERIVED, ids="/".join)
+def test_a_file_does_not_repeat_what_it_inherits(group: str, name: str) -> None:
+    defaults, stated = read(group, name)
+    parents = [entry for entry in defaults if isinstance(entry, str) and entry != "_self_" and "@" not in entry]
+    for parent in parents:
+        assert not repeated(stated, configs.load(group, parent)), f"{group}/{name}.yaml repeats {group}/{parent}.yaml"
+
+
+@pytest.mark.parametrize(("group", "elsewhere"), [("data", {"tta_flow"}), ("flow", {"max_flow"}), ("protocol", set())])
+def test_the_base_of_a_group_has_every_argument_with_its_default(group: str, elsewhere: set[str]) -> None:
+    base = cast(dict[str, Any], OmegaConf.to_container(configs.load(group, "base"), resolve=False))
+    parameters = signature(locate(base["_target_"])).parameters
+    assert set(parameters) - elsewhere <= set(base), "an argument that the base does not state cannot be overridden"
+    for name, parameter in parameters.items():
+        value = base.get(name)
+        if name in base and parameter.default is not Parameter.empty and "${" not in str(value):
+            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            assert value == default, f"conf/{group}/base.yaml: {name}"
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_add_no_setting(name: str) -> None:
-    raw = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
-    groups = [
-        f"{key.split('/')[-1]}={value}"
-        for entry in raw.get("defaults", [])
-        if isinstance(entry, dict)
-        for key, value in entry.items()
-    ]
-    base = compose(groups)
+def test_experiments_state_differences_in_existing_settings(name: str) -> None:
+    defaults, stated = read("experiment", name)
+    chosen = [f"+experiment={entry}" for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    for entry in defaults:
+        chosen += [f"{key.split('/')[-1]}={value}" for key, value in entry.items()] if isinstance(entry, dict) else []
+    base = compose(chosen)
     allowed = set(keys(base))
-    # An empty mapping, or a null in its place, is there to be filled: what reads it checks the names.
+    # Below an empty mapping or null any name may be given: the class that gets it checks the names.
     free = tuple(f"{key}." for key in allowed if OmegaConf.select(base, key) in ({}, None))
     added = [key for key in keys(compose([f"+experiment={name}"])) if key not in allowed and not key.startswith(free)]
     assert not added, f"experiment/{name}.yaml adds settings that nothing reads: {added}"
+    assert not repeated(stated, base), f"experiment/{name}.yaml repeats the settings of the groups that it chooses"
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -77,14 +126,28 @@ def test_the_recipe_is_the_published_one(name: str, data: str, protocol: str) ->
     mirror, *colours = build(cfg.augment.transforms)
     assert (type(mirror), mirror.p) == (HorizontalFlip, 0.5)
     assert all(isinstance(colour, A.ImageOnlyTransform) and colour.p == 0.5 for colour in colours)
-    assert build(cfg.train) == Training()  # none of the options
+    assert build(cfg.train) == TrainingOptions()  # none of the options
 
 
-def test_choosing_on_the_test_split_is_one_override() -> None:
-    for override in ("data.val.split=val", "data.val=${data.test}"):
-        cfg = OmegaConf.to_container(compose(["data=davis", override]), resolve=True)
-        assert cfg["data"]["val"] == cfg["data"]["test"]
-    assert compose(["data=davis"]).data.val.split == "held_out"
+@pytest.mark.parametrize("data", ["davis", "davis2017", "davis_duts", "davis_fbms"])
+@pytest.mark.parametrize("override", ["data.val.split=val", "data.val=${data.test}"])
+def test_validating_on_the_test_split_is_one_override(data: str, override: str) -> None:
+    cfg = OmegaConf.to_container(compose([f"data={data}", override]), resolve=True)
+    assert cfg["data"]["val"] == cfg["data"]["test"]
+    assert compose([f"data={data}"]).data.val.split == "held_out"
+
+
+def test_the_sequences_held_out_of_a_mixture_are_one_setting() -> None:
+    assert configs.load("data", "davis_synthetic").val.hold_out == list(HOLD_OUT)
+    data = compose(["data=davis_synthetic", "data.val.hold_out=[bear]"]).data
+    assert data.train.parts[0].hold_out == data.val.hold_out == ["bear"]
+
+
+def test_the_mixture_of_losses_takes_each_loss_as_its_own_yaml_has_it() -> None:
+    for name, terms in (("sum", set(configs.members("loss")) - {"sum", "bce_dice"}), ("bce_dice", {"bce", "dice"})):
+        loss = configs.load("loss", name)
+        assert set(loss.terms) == set(loss.weights) == terms
+        assert all(loss.terms[term] == configs.load("loss", term) for term in terms)
 
 
 def test_no_absolute_path_in_any_yaml() -> None:
@@ -93,8 +156,10 @@ def test_no_absolute_path_in_any_yaml() -> None:
         assert not [line for line in lines if ": /" in line], path
 
 
-def test_seed_zero_is_a_seed() -> None:
-    assert compose(["seed=0"]).seed == 0
+def test_seed_zero_reaches_the_data_and_the_training_steps() -> None:
+    cfg = cast(dict[str, Any], OmegaConf.to_container(compose(["data=folder", "seed=0"]), resolve=True))
+    assert build(cfg["data"]).seed == 0
+    assert build(cfg["callbacks"]["randomness"]).seed == 0
 
 
 @pytest.mark.parametrize(

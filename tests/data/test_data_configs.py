@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+import configs
 import fakes
 from maskvos.data.datamodule import VideoDataModule
 from maskvos.data.dataset import FrameDataset, read_mask
@@ -19,30 +20,29 @@ from maskvos.errors import UserError
 from maskvos.media.images import read_image
 from maskvos.types import Video
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
+NAMES = configs.members("data")
 PARTS = ("train", "val", "test")
 
 ON_DISK = sorted(set(NAMES) - {"synthetic", "folder"})
-MIXED = [name for name in NAMES if "weights" in OmegaConf.load(CONF / f"data/{name}.yaml")]
+MIXED = [name for name in NAMES if configs.load("data", name).weights]
 
 # Masks whose place the fakes know: all but the empty ones, and half-size or partly still objects.
 EXACT = sorted(set(NAMES) - {"synthetic", "folder", "youtube_objects", "fbms", "davis_fbms", "davis_synthetic"})
 
 
 def load(name: str, root: Path, **changes: object) -> DictConfig:
-    """The data node as the entrypoint would compose it, with its own flow and no interpolation left outside."""
-    data = OmegaConf.merge(OmegaConf.load(CONF / "data/base.yaml"), OmegaConf.load(CONF / f"data/{name}.yaml"))
-    data = OmegaConf.merge(data, {"num_workers": 0, "batch_size": 2, "size": [32, 48]}, changes)
-    del data["defaults"]
-    outside = {
-        "paths": {"data": str(root)},
-        "flow": OmegaConf.load(CONF / "flow/dis.yaml"),
-        "augment": OmegaConf.load(CONF / "augment/standard.yaml"),
-        "input": None,
-        "seed": 0,
-    }
-    return OmegaConf.create({**outside, "data": data})
+    """The data node with the groups that it refers to, so that everything in it resolves."""
+    small = {"num_workers": 0, "batch_size": 2, "size": [32, 48]}
+    return OmegaConf.create(
+        {
+            "paths": {"data": str(root)},
+            "flow": configs.load("flow", "dis"),
+            "augment": configs.load("augment", "standard"),
+            "input": None,
+            "seed": 0,
+            "data": OmegaConf.merge(configs.load("data", name), small, changes),
+        }
+    )
 
 
 @pytest.fixture(params=NAMES)

@@ -1,4 +1,4 @@
-"""Which frames count and how scores are averaged."""
+"""Evaluation protocols: which frames count, and how scores are averaged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
+import configs
 from maskvos.errors import UserError
 from maskvos.metrics import functional as F
 from maskvos.metrics.protocol import Protocol
@@ -41,10 +41,10 @@ FRAMES = ["8", "9", "10", "11"]
         ("both", (0.2 + 0.3) / 2, {"first frame": 1, "last frame": 1}),
     ],
 )
-@pytest.mark.parametrize("told", [True, False])
-def test_trimming_follows_the_order_of_time(trim, mean, left_out, told):
+@pytest.mark.parametrize("expected", [True, False])
+def test_trimming_uses_temporal_order(trim, mean, left_out, expected):
     scores = [score("a", name, j) for name, j in zip(FRAMES, (0.1, 0.2, 0.3, 0.8), strict=True)]
-    videos = [video("a", FRAMES)] if told else None
+    videos = [video("a", FRAMES)] if expected else None
     summary = Protocol("p", trim=trim).summarise(reversed(scores), videos)
     assert summary.overall["j"] == pytest.approx(mean)
     assert summary.overall["jf"] == pytest.approx((mean + 0.5) / 2)
@@ -52,7 +52,7 @@ def test_trimming_follows_the_order_of_time(trim, mean, left_out, told):
     assert [row.frame for row in summary.frames] == FRAMES
 
 
-def test_says_what_was_left_out_and_why():
+def test_reports_which_frames_were_left_out_and_why():
     scores = [score("a", "9", 0.5), score("a", "10", 0.0, empty_truth=True)]
     videos = [video("a", FRAMES, unannotated=("11",)), video("b", ["0", "1"])]
     summary = Protocol("p", empty_truth="skip").summarise(scores, videos)
@@ -69,7 +69,7 @@ def test_says_what_was_left_out_and_why():
     assert "no frame counted, so not in the mean: b" in table
 
 
-def test_means_over_sequences_classes_and_frames_differ_as_they_should():
+def test_means_over_sequences_classes_and_frames():
     scores = [score("a", str(i), 1.0) for i in range(3)] + [score("b", "0", 0.0), score("c", "0", 0.4)]
     videos = [video("a", "012", "cat"), video("b", "0", "cat"), video("c", "0", "dog")]
     means = {}
@@ -82,7 +82,7 @@ def test_means_over_sequences_classes_and_frames_differ_as_they_should():
     assert means == pytest.approx({"sequences": 1.4 / 3, "classes": 0.45, "frames": 3.4 / 5})
 
 
-def test_classes_need_a_class():
+def test_mean_over_classes_needs_classes():
     with pytest.raises(UserError, match="'a' has no class"):
         Protocol("p", average="classes").summarise([score("a", "0", 1.0)], [video("a", "0")])
 
@@ -90,29 +90,29 @@ def test_classes_need_a_class():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"measures": ["jj"]}, "no 'jj'; did you mean 'j'"),
+        ({"measures": ["jj"]}, "unknown metric 'jj'; did you mean 'j'"),
         ({"measures": []}, "empty"),
         ({"trim": "botth"}, "protocol.trim=botth.*did you mean 'both'"),
         ({"threshold": ">127"}, "above_127"),
-        ({"objects": "match", "measures": ["mae"]}, "scores j and f"),
+        ({"objects": "match", "measures": ["mae"]}, "supports j and f"),
     ],
 )
-def test_unknown_options_are_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(UserError, match=message):
         Protocol("p", **options)
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="no such frame; did you mean '10'"):
+def test_unknown_names_are_rejected():
+    with pytest.raises(UserError, match="unknown frame; did you mean '10'"):
         Protocol("p").summarise([score("a", "010", 1.0)], [video("a", FRAMES)])
     with pytest.raises(UserError, match="two videos are called 'a'"):
         Protocol("p").summarise([], [video("a", FRAMES), video("a", FRAMES)])
-    with pytest.raises(UserError, match="no such video"):
+    with pytest.raises(UserError, match="unknown video"):
         Protocol("p").summarise([score("b", "10", 1.0)], [video("a", FRAMES)])
 
 
 @pytest.mark.parametrize(("threshold", "count"), [("above_0", 255), ("above_127", 128), ("above_128", 127)])
-def test_thresholds_agree_for_levels_and_probabilities(threshold, count):
+def test_thresholds_are_the_same_for_levels_and_probabilities(threshold, count):
     levels = np.arange(256, dtype=np.uint8)[None]
     protocol = Protocol("p", threshold=threshold)
     mask = protocol.foreground(levels)
@@ -125,12 +125,12 @@ def test_thresholds_agree_for_levels_and_probabilities(threshold, count):
         protocol.foreground(levels.astype(int))
 
 
-def test_errors_of_a_frame_name_it():
-    with pytest.raises(UserError, match=r"cow/0007: .*4x5 against a truth of 5x4"):
+def test_errors_name_the_frame():
+    with pytest.raises(UserError, match=r"cow/0007: .*4x5, ground truth of 5x4"):
         Protocol("p").score("cow", "0007", np.zeros((4, 5)), np.zeros((5, 4), bool))
 
 
-def test_every_measure_reaches_the_summary(tmp_path):
+def test_all_metrics_are_in_the_summary(tmp_path):
     rng = np.random.default_rng(0)
     truth = np.zeros((30, 40), bool)
     truth[5:20, 10:30] = True
@@ -158,7 +158,7 @@ def test_every_measure_reaches_the_summary(tmp_path):
     assert written["protocol"]["measures"] == measures
 
 
-def test_curves_are_averaged_before_the_maximum_or_after():
+def test_curves_are_averaged_before_or_after_the_maximum():
     truth = np.array([[True, False]])
     frames = {"a": np.array([[200, 100]], np.uint8), "b": np.array([[100, 50]], np.uint8)}
     curves = {name: F.f_curve(frame, truth) for name, frame in frames.items()}
@@ -172,14 +172,14 @@ def test_curves_are_averaged_before_the_maximum_or_after():
     assert overall["averaged"] < 1
 
 
-def test_nothing_scored_is_told():
+def test_a_sequence_without_counted_frames_is_reported():
     summary = Protocol("p", trim="both").summarise([score("a", "0", 1.0), score("a", "1", 1.0)])
     assert summary.overall == {}
     assert "no frame counted, so not in the mean: a" in summary.table()
 
 
-def test_objects_are_matched_over_the_whole_sequence():
-    # Ids are exchanged against the truth; in the last frame the second object is gone and a third one is proposed.
+def test_objects_are_matched_over_a_sequence():
+    # Ids are swapped; in the last frame the second object is absent and a third one is predicted.
     truth = np.zeros((3, 40, 60), np.uint8)
     truth[:, 5:20, 5:20] = 1
     truth[:2, 22:38, 30:50] = 2
@@ -193,7 +193,7 @@ def test_objects_are_matched_over_the_whole_sequence():
     assert summary.overall["j"] == summary.overall["f"] == 1
     assert summary.counts["sequences"] == 1
     assert "mean over objects" in summary.table()
-    # One foreground for two objects: it can be given to one only, and the other one gets nothing.
+    # One foreground mask for two objects: it can only be matched with one of them.
     scores = [protocol.score("a", str(i), truth[i] > 0, truth[i]) for i in range(3)]
     summary = protocol.summarise(scores)
     alone = [[F.jaccard(truth[i] > 0, truth[i] == k) for i in range(3)] for k in (1, 2)]
@@ -205,16 +205,16 @@ def test_objects_are_matched_over_the_whole_sequence():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_other_assignment_of_objects_is_better(seed):
+def test_matching_is_optimal(seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 4, 2)
     ids = [np.kron(rng.integers(0, n + 1, (3, 4, 5)), np.ones((1, 8, 8), int)).astype(np.uint8) for n in counts]
     prediction, truth = ids
-    truth[0, :8, :8] = counts[1]  # the first frame shows how many objects there are
+    truth[0, :8, :8] = counts[1]  # the first frame must contain all objects
     protocol = Protocol("p", objects="match")
     scores = [protocol.score("a", str(i), prediction[i], truth[i]) for i in range(3)]
     overall = protocol.summarise(scores).overall
-    proposals = [*range(1, counts[0] + 1), *[99] * counts[1]]  # 99 is nowhere
+    proposals = [*range(1, counts[0] + 1), *[99] * counts[1]]  # 99 is absent
     best = max(
         np.mean(
             [
@@ -228,13 +228,13 @@ def test_no_other_assignment_of_objects_is_better(seed):
     assert overall["jf"] == pytest.approx(best, abs=1e-12)
 
 
-def test_a_truth_without_objects_is_told():
+def test_ground_truth_without_objects_is_reported():
     protocol = Protocol("p", objects="match")
     empty = np.zeros((8, 8), np.uint8)
     assert "not in the mean: a" in protocol.summarise([protocol.score("a", "0", empty, empty)]).table()
 
 
-def test_decay_of_long_sequences_is_an_option():
+def test_decay_variants_of_long_sequences():
     scores = [score("a", f"{i:04}", 1 - i / 600) for i in range(600)]
     decay = {d: Protocol("p", decay=d).summarise(scores).overall["j_decay"] for d in ("exact", "davis2017")}
     assert decay["exact"] == pytest.approx(0.75, abs=0.01)
@@ -242,18 +242,15 @@ def test_decay_of_long_sequences_is_an_option():
     assert math.isfinite(decay["exact"])
 
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "protocol"
-
-
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_is_a_protocol_of_its_name(path):
-    protocol = instantiate(OmegaConf.load(path), _convert_="all")
-    assert protocol.name == path.stem
+@pytest.mark.parametrize("name", configs.members("protocol"))
+def test_every_config_builds_a_protocol_of_its_name(name):
+    protocol = instantiate(configs.load("protocol", name), _convert_="all")
+    assert protocol.name == name
     truth = np.zeros((20, 30), np.uint8 if protocol.objects == "match" else bool)
     truth[5:10, 5:15] = 1
     videos = [video("a", FRAMES, category="cat")]
-    scores = [protocol.score("a", name, truth, truth) for name in FRAMES]
+    scores = [protocol.score("a", frame, truth, truth) for frame in FRAMES]
     summary = protocol.summarise(scores, videos)
-    assert summary.overall["max_f" if path.stem == "vsod" else "jf"] == pytest.approx(1)
-    assert summary.counts["frames"] == (2 if path.stem == "davis2016" else 4)
-    assert path.stem in summary.table()
+    assert summary.overall["max_f" if name == "vsod" else "jf"] == pytest.approx(1)
+    assert summary.counts["frames"] == (2 if name == "davis2016" else 4)
+    assert name in summary.table()
