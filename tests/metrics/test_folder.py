@@ -1,4 +1,4 @@
-"""Scoring masks that other programs saved."""
+"""Evaluation of saved masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from maskvos.data.dataset import read_mask
 from maskvos.errors import UserError
 from maskvos.metrics import Protocol, evaluate_folder
-from maskvos.metrics.reading import read_picture, read_truth
+from maskvos.metrics.reading import read_prediction, read_truth
 from maskvos.types import Frame, MaskRule, Video
 
 SIZE = (40, 60)
@@ -69,7 +69,7 @@ def quiet(*args, **kwargs):
 
 
 @pytest.mark.parametrize("inner", ["", "480p", "my_method/480p", "my_method/Annotations/480p"])
-def test_finds_the_layouts_of_the_toolkits(tmp_path, dataset, truth, inner):
+def test_finds_common_folder_layouts(tmp_path, dataset, truth, inner):
     save(tmp_path / "out" / inner, shifted(truth))
     summary = quiet(tmp_path / "out", dataset)
     assert summary.counts["frames"] == 5
@@ -77,12 +77,12 @@ def test_finds_the_layouts_of_the_toolkits(tmp_path, dataset, truth, inner):
     assert 0 < summary.overall["j"] < 1
 
 
-def test_finds_masks_within_the_sequence_and_a_single_sequence(tmp_path, dataset, truth):
+def test_finds_masks_in_subfolders_and_a_single_sequence(tmp_path, dataset, truth):
     expected = quiet(save(tmp_path / "plain", shifted(truth)), dataset)
     for video in dataset:
         shutil.copytree(tmp_path / "plain" / video.name, tmp_path / "deep" / video.name / "masks")
     assert quiet(tmp_path / "deep", dataset).overall == expected.overall
-    # Where soft maps lie beside the masks, measures of saliency take these.
+    # With both masks and soft maps, saliency metrics use the soft maps.
     for video in dataset:
         (tmp_path / "deep" / video.name / "soft").mkdir()
         for frame in video.frames:
@@ -109,7 +109,7 @@ def test_finds_masks_within_the_sequence_and_a_single_sequence(tmp_path, dataset
     ],
     ids=["one bit", "grey", "16 bit", "rgb", "alpha", "palette", "colours"],
 )
-def test_reads_every_kind_of_png_alike(tmp_path, dataset, truth, image):
+def test_png_types_are_equivalent(tmp_path, dataset, truth, image):
     masks = shifted(truth)
     expected = quiet(save(tmp_path / "grey", masks), dataset)
     summary = quiet(save(tmp_path / "out", masks, image), dataset)
@@ -117,7 +117,7 @@ def test_reads_every_kind_of_png_alike(tmp_path, dataset, truth, image):
     assert [row.values for row in summary.frames] == [row.values for row in expected.frames]
 
 
-def test_soft_maps_take_the_threshold_and_labels_do_not(tmp_path, dataset, truth):
+def test_threshold_applies_to_soft_maps_and_not_to_labels(tmp_path, dataset, truth):
     save(tmp_path / "soft", truth, lambda mask: Image.fromarray(np.where(mask, 128, 100).astype(np.uint8)))
     scores = {
         threshold: quiet(tmp_path / "soft", dataset, Protocol("p", threshold=threshold)).overall["j"]
@@ -130,17 +130,17 @@ def test_soft_maps_take_the_threshold_and_labels_do_not(tmp_path, dataset, truth
     assert quiet(tmp_path / "labels", dataset, Protocol("p", threshold="above_128")).overall["j"] == 1
 
 
-def test_grey_labels_do_not_pass_for_dark_maps(tmp_path, dataset, truth):
+def test_greyscale_labels_are_not_read_as_dark_soft_maps(tmp_path, dataset, truth):
     save(tmp_path / "out", truth, lambda mask: Image.fromarray(mask.astype(np.uint8)))
     with pytest.raises(UserError, match=r"no grey value is above 1.*threshold=above_0"):
         quiet(tmp_path / "out", dataset)
     assert quiet(tmp_path / "out", dataset, Protocol("p", threshold="above_0")).overall["j"] == 1
-    # Predictions that are empty throughout are a result, not a mistake.
+    # Predictions without any foreground are valid.
     save(tmp_path / "empty", {key: mask & False for key, mask in truth.items()})
     assert quiet(tmp_path / "empty", dataset).overall["j"] == 0
 
 
-def test_other_sizes_are_resized_and_announced(tmp_path, dataset, truth):
+def test_other_sizes_are_resized_with_a_note(tmp_path, dataset, truth):
     def doubled(mask):
         return Image.fromarray(np.kron(mask, np.ones((2, 2), bool)))
 
@@ -150,10 +150,10 @@ def test_other_sizes_are_resized_and_announced(tmp_path, dataset, truth):
     assert "5 frames: prediction of 120x80 resized to the truth's 60x40 (nearest pixel)" in summary.table()
 
 
-def test_missing_frames_fail_or_do_as_asked(tmp_path, dataset, truth):
+def test_missing_frames_fail_or_are_handled_as_configured(tmp_path, dataset, truth):
     masks = {key: mask for key, mask in truth.items() if key not in (("bear", "00002"), ("train", "00000"))}
     out = save(tmp_path / "out", masks)
-    # The first frame of 'train' does not count, so nobody misses it.
+    # The first frame of 'train' is trimmed, so it may be missing.
     with pytest.raises(UserError, match=r"1 missing: bear/00002\n.*missing=zero") as caught:
         quiet(out, dataset)
     assert "train" not in str(caught.value).replace(str(tmp_path), "")
@@ -169,7 +169,7 @@ def test_missing_frames_fail_or_do_as_asked(tmp_path, dataset, truth):
         quiet(out, dataset, missing="zeros")
 
 
-def test_a_missing_sequence_is_told_once(tmp_path, dataset, truth):
+def test_a_missing_sequence_is_reported_once(tmp_path, dataset, truth):
     out = save(tmp_path / "out", {key: mask for key, mask in truth.items() if key[0] == "train"})
     with pytest.raises(UserError, match=r"1 missing: bear \(all 3 frames\)"):
         quiet(out, dataset)
@@ -216,15 +216,15 @@ def test_unreadable_files_are_listed(tmp_path, dataset, truth, damage):
     assert quiet(out, dataset, missing="skip").sequences[0].values["j"] == 1
 
 
-def test_wrong_folders_are_explained(tmp_path, dataset, truth):
-    with pytest.raises(UserError, match="there is no such folder"):
+def test_wrong_folders_are_rejected(tmp_path, dataset, truth):
+    with pytest.raises(UserError, match="folder not found"):
         quiet(tmp_path / "nowhere", dataset)
     (tmp_path / "other" / "horse").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"none of the 2 sequences.*such as 'bear'.*found: horse"):
+    with pytest.raises(UserError, match=r"none of the 2 sequences.*e.g. 'bear'.*found: horse"):
         quiet(tmp_path / "other", dataset)
     save(tmp_path / "two/a", truth)
     save(tmp_path / "two/b", truth)
-    with pytest.raises(UserError, match="several folders hold sequences"):
+    with pytest.raises(UserError, match="several folders contain sequences"):
         quiet(tmp_path / "two", dataset)
     with pytest.raises(UserError, match="no ground truth"):
         quiet(tmp_path / "two/a", [Video("bear", (Frame("0", tmp_path),))])
@@ -232,7 +232,7 @@ def test_wrong_folders_are_explained(tmp_path, dataset, truth):
         quiet(tmp_path / "two/a", dataset, workers=0)
 
 
-def test_workers_change_nothing_and_results_are_written(tmp_path, dataset, truth, capsys):
+def test_workers_do_not_change_the_results_and_files_are_written(tmp_path, dataset, truth, capsys):
     save(tmp_path / "out", shifted(truth))
     one = quiet(tmp_path / "out", dataset)
     two = evaluate_folder(str(tmp_path / "out"), dataset, workers=2, output=tmp_path / "scores")
@@ -261,7 +261,7 @@ def test_objects_are_matched_by_id(tmp_path, dataset):
         quiet(tmp_path / "grey", dataset, protocol)
 
 
-def test_the_truth_follows_the_datasets_rule(tmp_path):
+def test_ground_truth_follows_the_mask_rule_of_the_dataset(tmp_path):
     mask, image = tmp_path / "m.png", tmp_path / "i.png"
     soft = np.zeros((20, 30), np.uint8)
     soft[:10], soft[10:15] = 200, 100
@@ -274,7 +274,7 @@ def test_the_truth_follows_the_datasets_rule(tmp_path):
 
 @pytest.mark.parametrize("rule", [MaskRule(), MaskRule(above=127), MaskRule(background=(0, 65536 * 255)), MaskRule(2)])
 @pytest.mark.parametrize("mode", ["L", "P", "P grey", "RGB", "RGBA", "I;16", "ppm", "jpg"])
-def test_truth_is_read_as_in_training(tmp_path, rule, mode):
+def test_ground_truth_is_read_as_in_training(tmp_path, rule, mode):
     values = np.random.default_rng(0).choice(np.array([0, 1, 2, 3, 127, 128, 255], np.uint8), SIZE)
     colours = np.stack([values, np.zeros_like(values), np.flipud(values) // 128], axis=2)
     path = tmp_path / f"mask.{mode if mode in ('ppm', 'jpg') else 'png'}"
@@ -292,28 +292,28 @@ def test_truth_is_read_as_in_training(tmp_path, rule, mode):
 
 
 @pytest.mark.parametrize("above", [0, 127])
-def test_a_truth_of_one_bit_is_object_1(tmp_path, truth, above):
+def test_binary_ground_truth_is_object_1(tmp_path, truth, above):
     mask = truth["bear", "00000"]
     Image.fromarray(mask).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_truth(tmp_path / "mask.png", MaskRule(above)), mask)
 
 
-def test_a_grey_ramp_is_no_palette_of_labels(tmp_path):
+def test_a_grey_ramp_palette_holds_levels(tmp_path):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     image = Image.frombytes("P", (16, 16), levels.tobytes())
     image.putpalette([level for index in range(256) for level in (index,) * 3])
     image.save(tmp_path / "soft.png")
-    picture = read_picture(tmp_path / "soft.png")
-    assert picture.kind == "levels"
-    np.testing.assert_array_equal(picture.values, levels)
+    prediction = read_prediction(tmp_path / "soft.png")
+    assert prediction.kind == "levels"
+    np.testing.assert_array_equal(prediction.values, levels)
 
 
-def test_needs_no_torch(tmp_path):
+def test_does_not_import_torch(tmp_path):
     code = "import sys; from maskvos.metrics import evaluate_folder, Protocol; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_second_file_of_one_frame_is_told(tmp_path, dataset, truth):
+def test_duplicate_files_of_a_frame_are_reported(tmp_path, dataset, truth):
     save(tmp_path / "out", truth)
     for video in dataset:
         Image.new("L", SIZE[::-1]).save(tmp_path / "out" / video.name / "00002.jpg")
@@ -326,24 +326,24 @@ def test_a_second_file_of_one_frame_is_told(tmp_path, dataset, truth):
 
 @pytest.mark.parametrize("colours", [2, 4, 16, 17, 256])
 @pytest.mark.parametrize("options", [{}, {"transparency": 0}, {"bits": 8}])
-def test_palette_indices_are_those_that_pillow_reads(tmp_path, colours, options):
+def test_palette_indices_equal_those_of_pillow(tmp_path, colours, options):
     rng = np.random.default_rng(colours)
     indices = rng.integers(0, colours, (37, 61), dtype=np.uint8)
     image = Image.frombytes("P", (61, 37), indices.tobytes())
     image.putpalette(rng.integers(0, 256, 3 * colours, dtype=np.uint8).tolist())
     image.save(tmp_path / "mask.png", **options)
-    picture = read_picture(tmp_path / "mask.png")
-    assert picture.kind == "labels"
-    np.testing.assert_array_equal(picture.values, indices)
+    prediction = read_prediction(tmp_path / "mask.png")
+    assert prediction.kind == "labels"
+    np.testing.assert_array_equal(prediction.values, indices)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_half_a_file_is_no_mask(tmp_path, mode, share):
+def test_truncated_files_are_rejected(tmp_path, mode, share):
     noise = np.random.default_rng(0).integers(0, 2, (80, 120), dtype=np.uint8)
     image = {"1": Image.fromarray(noise > 0), "L": Image.fromarray(noise), "P": palette_image(noise)}[mode]
     image.save(tmp_path / "mask.png")
     data = (tmp_path / "mask.png").read_bytes()
     (tmp_path / "mask.png").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(UserError, match=r"mask\.png: it is no whole image"):
-        read_picture(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png: it is not a complete image"):
+        read_prediction(tmp_path / "mask.png")

@@ -1,4 +1,4 @@
-"""Region and contour measures against plain implementations, laws, and values of the official code."""
+"""Region and boundary metrics against naive implementations, invariants, and values of the official code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mask_pairs(draw):
     return masks
 
 
-def plain_boundary(mask):
+def naive_boundary(mask):
     height, width = mask.shape
     return np.array(
         [
@@ -55,9 +55,9 @@ def plain_boundary(mask):
     ).reshape(mask.shape)
 
 
-def plain_boundary_f(prediction, truth, tolerance):
+def naive_boundary_f(prediction, truth, tolerance):
     radius = math.ceil(tolerance if tolerance >= 1 else tolerance * math.hypot(*truth.shape))
-    edges = [np.argwhere(plain_boundary(mask)) for mask in (prediction, truth)]
+    edges = [np.argwhere(naive_boundary(mask)) for mask in (prediction, truth)]
     if not len(edges[0]) or not len(edges[1]):
         return float(len(edges[0]) == len(edges[1]))
     near = ((edges[0][:, None] - edges[1][None]) ** 2).sum(axis=2) <= radius**2
@@ -67,36 +67,36 @@ def plain_boundary_f(prediction, truth, tolerance):
 
 @given(mask_pairs(), st.sampled_from([0.0, 0.008, 0.05, 0.2, 1, 2, 3, 9, 70]))
 @settings(max_examples=300, deadline=None)
-def test_equals_a_plain_slow_implementation(pair, tolerance):
+def test_equals_a_naive_implementation(pair, tolerance):
     prediction, truth = pair
     union = (prediction | truth).sum()
     region = (prediction & truth).sum() / union if union else 1.0
-    contour = plain_boundary_f(prediction, truth, tolerance)
+    contour = naive_boundary_f(prediction, truth, tolerance)
     assert F.jaccard(prediction, truth) == region
     assert F.boundary_f(prediction, truth, tolerance) == contour
     assert F.jaccard_and_boundary_f(prediction, truth, tolerance) == (region, contour)
-    np.testing.assert_array_equal(F.boundary(truth), plain_boundary(truth))
+    np.testing.assert_array_equal(F.boundary(truth), naive_boundary(truth))
 
 
 @given(mask_pairs())
 @settings(max_examples=100, deadline=None)
-def test_laws_of_masks(pair):
+def test_invariants_of_mask_metrics(pair):
     a, b = pair
     for measure in (F.jaccard, F.boundary_f, F.boundary_iou):
         assert measure(a, a) == 1
         assert measure(a, b) == measure(b, a)
         assert 0 <= measure(a, b) <= 1
-        # The boundary looks right and down alike, so rows and columns can be exchanged.
+        # The boundary treats right and down alike, so it commutes with transposition.
         assert measure(a.T, b.T) == measure(a, b)
     assert F.precision_recall(a, b) == F.precision_recall(b, a)[::-1]
-    # What the masks hold beside 0 does not matter, nor how they lie in memory.
+    # Any nonzero value is foreground, and the memory layout does not matter.
     assert F.jaccard(a.astype(np.uint8) * 2, np.asfortranarray(b)) == F.jaccard(a, b)
     assert F.boundary_f(a.astype(np.int64) * 256, b[::-1][::-1]) == F.boundary_f(a, b)
 
 
 @given(mask_pairs(), st.integers(0, 70), st.integers(0, 70))
 @settings(max_examples=100, deadline=None)
-def test_moving_both_masks_changes_nothing(pair, down, right):
+def test_invariant_to_translation_of_both_masks(pair, down, right):
     height, width = pair[0].shape
     scores = set()
     for top, left in ((1, 1), (1 + down, 1 + right)):
@@ -109,7 +109,7 @@ def test_moving_both_masks_changes_nothing(pair, down, right):
 
 @given(hnp.arrays(bool, (30, 100)), st.integers(0, 8))
 @settings(max_examples=30, deadline=None)
-def test_a_shift_within_the_tolerance_is_forgiven(mask, shift):
+def test_a_shift_within_the_tolerance_scores_1(mask, shift):
     mask[:, -10:] = mask[:, :10] = mask[:1] = mask[-1:] = False
     assert F.boundary_f(np.roll(mask, shift, axis=1), mask, tolerance=8) == 1
 
@@ -121,7 +121,7 @@ def test_boundary_iou_by_hand():
     ring_a, ring_b = a.copy(), b.copy()
     ring_a[11:19, 6:14] = ring_b[11:19, 11:19] = False
     assert F.boundary_iou(a, b) == (ring_a & ring_b).sum() / (ring_a | ring_b).sum()
-    # The frame's border bounds the object too.
+    # The image border is a contour of the object, too.
     full = np.ones((40, 30), bool)
     inner = full.copy()
     inner[0] = inner[-1] = inner[:, 0] = inner[:, -1] = False
@@ -138,24 +138,24 @@ def test_precision_and_recall_of_empty_masks():
 @pytest.mark.parametrize(
     ("prediction", "truth", "message"),
     [
-        (np.zeros((4, 5), bool), np.zeros((5, 4), bool), "4x5 against a truth of 5x4"),
+        (np.zeros((4, 5), bool), np.zeros((5, 4), bool), "4x5, ground truth of 5x4"),
         (np.zeros((1, 4, 5), bool), np.zeros((1, 4, 5), bool), "height, width"),
         (np.zeros((0, 5), bool), np.zeros((0, 5), bool), "at least 1"),
         (np.zeros((4, 5)), np.zeros((4, 5), bool), "threshold"),
     ],
 )
-def test_wrong_masks_are_refused(prediction, truth, message):
+def test_invalid_masks_are_rejected(prediction, truth, message):
     for measure in (F.jaccard, F.boundary_f, F.boundary_iou, F.precision_recall, F.object_scores):
         with pytest.raises(UserError, match=message):
             measure(prediction, truth)
 
 
-def test_negative_tolerance_is_refused():
+def test_negative_tolerance_is_rejected():
     with pytest.raises(UserError, match="tolerance=-1"):
         F.boundary_f(np.eye(5, dtype=bool), np.eye(5, dtype=bool)[::-1], tolerance=-1)
 
 
-def test_series_count_nan_as_a_miss_and_a_half_too():
+def test_recall_counts_nan_and_exactly_one_half_as_misses():
     series = np.array([0.5, 0.6, np.nan, 1.0])
     assert F.series_mean(series) == pytest.approx(0.7)
     assert F.series_recall(series) == 0.5
@@ -169,13 +169,13 @@ def test_decay_is_right_for_any_length(length, seed):
     series = np.random.default_rng(seed).random(length)
     assert F.series_decay(series + 1) == pytest.approx(F.series_decay(series), abs=1e-12)
     assert F.series_decay(np.full(length, 0.3)) == pytest.approx(0, abs=1e-15)
-    # A fall along a straight line from 1 to 0: the middles of its first and last quarter lie 3/4 apart.
+    # Linear decrease from 1 to 0: the centres of the first and last quarter are 3/4 apart.
     assert F.series_decay(np.linspace(1, 0, length)) == pytest.approx(0.75 if length > 1 else 0, abs=2 / length)
     if length < 256:
         assert {F.series_decay(series, variant) for variant in ("davis2016", "davis2017")} == {F.series_decay(series)}
 
 
-def test_objects_against_one_by_one():
+def test_object_scores_equal_those_of_single_objects():
     rng = np.random.default_rng(3)
     prediction = np.kron(rng.integers(0, 4, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
     truth = np.kron(rng.integers(0, 3, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
@@ -192,15 +192,15 @@ def test_objects_against_one_by_one():
             assert contour[p, o] == F.boundary_f(one, other)
 
 
-def test_objects_are_matched_once_each_for_the_best_total():
-    # Greedy would give object 0 its best prediction 0 (0.9) and leave object 1 with 0.1.
+def test_matching_is_one_to_one_and_optimal():
+    # Greedy matching would give object 0 its best prediction 0 (0.9) and leave 0.1 for object 1.
     region = np.array([[0.9, 0.8], [0.7, 0.1], [0.0, 0.2]])[:, :, None].repeat(3, axis=2)
     chosen, pairs = F.match_objects(region, region)
     assert chosen.tolist() == [1, 0]
     np.testing.assert_allclose(pairs, region[:, :, 0])
 
 
-def test_needs_no_torch():
+def test_does_not_import_torch():
     code = "import sys, maskvos.metrics.functional, maskvos.metrics.folder; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,4 +1,4 @@
-"""The official numbers: values of other people's evaluators on masks made from real annotations."""
+"""Golden values of the official evaluation codes on masks derived from real annotations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from maskvos.data.datasets.davis import davis
 from maskvos.metrics import Protocol, evaluate_folder
-from maskvos.metrics.reading import read_picture, read_truth
-from maskvos.metrics.saliency import Saliency, weighted_f
+from maskvos.metrics.reading import read_prediction, read_truth
+from maskvos.metrics.saliency import Saliency
+from maskvos.metrics.weighted_f import weighted_f
 from maskvos.types import MaskRule
 
 pytestmark = pytest.mark.shared
@@ -42,7 +43,7 @@ def few(shared, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def every(shared, tmp_path_factory):
-    """All predictions that golden values are kept of."""
+    """All predictions that have golden values."""
     families = ("shift", "erode", "prev", "noisy", "empty", "soft")
     return make(shared, tmp_path_factory.mktemp("every"), families, ALL)
 
@@ -52,10 +53,10 @@ def read(shared, name):
 
 
 def check_j_and_f(shared, predictions, family, sequences):
-    """Frames must be equal, sequences to 1e-9."""
+    """Frames must be bit-equal, sequences equal to 1e-9."""
     videos = davis(shared / "data/DAVIS", "val", sequences=sequences)
     folder, _, level = family.partition(">")
-    # A threshold concerns soft maps only: 255 is above all of them.
+    # Binary masks are the same at any threshold, as 255 exceeds all of them.
     threshold = f"above_{level or 127}"
     golden = {
         (row["sequence"], row["frame"]): (float(row["J"]), float(row["F"]))
@@ -79,7 +80,7 @@ def check_j_and_f(shared, predictions, family, sequences):
 
 
 def check_statistics_of_2016(shared, predictions, family, sequences):
-    """Rows without an evaluator: first and last frame count in the mean, but not in recall and decay."""
+    """Rows without an evaluator: mean over all frames, recall and decay without the first and last."""
     videos = davis(shared / "data/DAVIS", "val", sequences=sequences)
     folder, _, level = family.partition(">")
     scores = [
@@ -132,7 +133,7 @@ def check_saliency(shared, predictions, sequences):
             ours = {row.name: row.values for row in summary.sequences}
             for row in rows:
                 for name, key in (("MAE", "mae"), ("max_F", "max_f"), ("max_E", "max_e"), ("S", "s")):
-                    # pysodmetrics' values are kept with nine digits; the original computes in float32.
+                    # pysodmetrics' golden values have nine digits; the original project computes in float32.
                     digits = 1e-6 if evaluator == "original_project" else 1e-9
                     value = ours[row["sequence"]][key]
                     assert value == pytest.approx(float(row[name]), abs=digits, rel=0), (row, name)
@@ -150,10 +151,10 @@ def test_saliency_of_all(shared, every):
 
 
 @pytest.mark.parametrize("minmax", [False, True])
-def test_real_maps_against_pysodmetrics(shared, few, minmax):
+def test_real_maps_equal_pysodmetrics(shared, few, minmax):
     package = pytest.importorskip("py_sod_metrics")
     for frame in ("00010", "00040"):
-        levels = read_picture(few / "soft/libby" / f"{frame}.png").values
+        levels = read_prediction(few / "soft/libby" / f"{frame}.png").values
         truth = read_truth(shared / "data/DAVIS/Annotations/480p/libby" / f"{frame}.png", MaskRule()) > 0
         ours = Saliency.of(levels, truth, minmax)
         step = (levels, truth * np.uint8(255)) if minmax else (levels / 255, truth)

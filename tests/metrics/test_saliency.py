@@ -1,4 +1,4 @@
-"""Measures of saliency against plain implementations, laws, and the package pysodmetrics where it is installed."""
+"""Saliency metrics against naive implementations, invariants, and the package pysodmetrics if installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskvos.metrics.saliency import Saliency
 
 @st.composite
 def pairs(draw):
-    """A map (H, W) uint8 and a truth: noise, steps, blurs and constants against rectangles, all and nothing."""
+    """A map (H, W) uint8 (noise, steps, blur, constant) and a ground truth (rectangle, full, empty)."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     height, width = draw(st.tuples(st.integers(2, 30), st.integers(2, 30)))
     truth = np.zeros((height, width), bool)
@@ -37,7 +37,7 @@ def pairs(draw):
     return levels[draw(st.sampled_from(sorted(levels)))].astype(np.uint8), truth
 
 
-def plain_f(mask, truth):
+def naive_f(mask, truth):
     hits = (mask & truth).sum()
     if hits == 0:
         return 0.0
@@ -45,7 +45,7 @@ def plain_f(mask, truth):
     return 1.3 * precision * recall / (0.3 * precision + recall)
 
 
-def plain_e(mask, truth):
+def naive_e(mask, truth):
     if truth.all() or not truth.any():
         aligned = mask == truth
     else:
@@ -54,7 +54,7 @@ def plain_e(mask, truth):
     return aligned.sum() / (truth.size - 1)
 
 
-def plain_ssim(x, y):
+def naive_ssim(x, y):
     if x.size == 1:
         return 1.0
     covariance = np.cov(x.ravel(), y.ravel())
@@ -64,18 +64,18 @@ def plain_ssim(x, y):
 
 
 def quadrants(truth, offset):
-    """Where the truth's centre divides the frame, without empty parts."""
+    """Non-empty quadrants around the centroid of the ground truth."""
     row, column = np.argwhere(truth).mean(axis=0).round().astype(int) + offset
     boxes = [(r, c) for r in (slice(0, row), slice(row, None)) for c in (slice(0, column), slice(column, None))]
     return [box for box in boxes if truth[box].size]
 
 
 def varied(levels, truth, offset):
-    """Whether no quadrant is constant, where rounding would decide between 0 and 1."""
+    """Whether no quadrant is constant; in a constant one rounding decides between 0 and 1."""
     return truth.any() and all(np.ptp(levels[box]) for box in quadrants(truth, offset))
 
 
-def plain_s(values, truth, offset):
+def naive_s(values, truth, offset):
     if truth.all() or not truth.any():
         return values.mean() if truth.all() else 1 - values.mean()
 
@@ -84,7 +84,7 @@ def plain_s(values, truth, offset):
 
     likeness = truth.mean() * alike(values[truth]) + (1 - truth.mean()) * alike(1 - values[~truth])
     similarity = sum(
-        truth[box].size / truth.size * plain_ssim(values[box], truth[box].astype(float))
+        truth[box].size / truth.size * naive_ssim(values[box], truth[box].astype(float))
         for box in quadrants(truth, offset)
     )
     return max(0, 0.5 * likeness + 0.5 * similarity)
@@ -92,21 +92,21 @@ def plain_s(values, truth, offset):
 
 @given(pairs())
 @settings(max_examples=150, deadline=None)
-def test_equals_a_plain_slow_implementation(pair):
+def test_equals_a_naive_implementation(pair):
     levels, truth = pair
     values = levels / 255
     assert F.mae(levels, truth) == pytest.approx(np.abs(values - truth).mean(), abs=1e-12)
     masks = [levels >= threshold for threshold in range(256)]
-    np.testing.assert_allclose(F.f_curve(levels, truth), [plain_f(mask, truth) for mask in masks], atol=1e-12)
-    np.testing.assert_allclose(F.e_curve(levels, truth), [plain_e(mask, truth) for mask in masks], atol=1e-9)
+    np.testing.assert_allclose(F.f_curve(levels, truth), [naive_f(mask, truth) for mask in masks], atol=1e-12)
+    np.testing.assert_allclose(F.e_curve(levels, truth), [naive_e(mask, truth) for mask in masks], atol=1e-9)
     adaptive = values >= min(2 * values.mean(), 1)
-    assert F.adaptive_f(levels, truth) == pytest.approx(plain_f(adaptive, truth), abs=1e-12)
-    assert F.adaptive_e(levels, truth) == pytest.approx(plain_e(adaptive, truth), abs=1e-9)
-    if varied(levels, truth, 1):  # constant quadrants: see the package's test
-        assert F.s_measure(levels, truth) == pytest.approx(plain_s(values, truth, 1), abs=1e-9)
+    assert F.adaptive_f(levels, truth) == pytest.approx(naive_f(adaptive, truth), abs=1e-12)
+    assert F.adaptive_e(levels, truth) == pytest.approx(naive_e(adaptive, truth), abs=1e-9)
+    if varied(levels, truth, 1):  # constant quadrants: see test_equals_pysodmetrics
+        assert F.s_measure(levels, truth) == pytest.approx(naive_s(values, truth, 1), abs=1e-9)
     if varied(levels, truth, 0) and truth.mean() >= 1e-4:
         ported = F.s_measure(levels, truth, structure="torch")
-        assert ported == pytest.approx(plain_s(values, truth, 0), abs=1e-9)
+        assert ported == pytest.approx(naive_s(values, truth, 0), abs=1e-9)
 
 
 @given(pairs(), st.booleans())
@@ -135,7 +135,7 @@ def test_equals_pysodmetrics(pair, minmax):
 
 @given(pairs())
 @settings(max_examples=50, deadline=None)
-def test_laws_of_maps(pair):
+def test_invariants_of_saliency_metrics(pair):
     levels, truth = pair
     perfect = truth * np.uint8(255)
     assert F.mae(perfect, truth) == 0
@@ -147,18 +147,18 @@ def test_laws_of_maps(pair):
         assert F.weighted_f(perfect, truth) == pytest.approx(1)
         assert F.s_measure(perfect, truth) == pytest.approx(1)
     assert F.max_e(perfect, truth) == pytest.approx(truth.size / (truth.size - 1))
-    # Mirroring about the diagonal exchanges two quadrants of equal weight.
+    # Transposition swaps two quadrants.
     for measure in (F.mae, F.max_f, F.mean_e, F.adaptive_f):
         assert measure(levels.T, truth.T) == pytest.approx(measure(levels, truth), abs=1e-12)
-    # What is stretched already is not changed by stretching.
+    # Min-max normalisation does not change a map that is already normalised.
     if levels.min() == 0 and levels.max() == 255:
         assert F.mean_f(levels, truth, minmax=True) == F.mean_f(levels, truth)
-    # A float map is what it is saved as.
+    # A float map scores like its 8-bit image.
     assert F.s_measure(levels / np.float32(255), truth) == F.s_measure(levels, truth)
     assert F.mae(truth, truth) == 0
 
 
-def test_a_tiny_truth_counts_as_empty_in_the_torch_ports():
+def test_tiny_ground_truth_counts_as_empty_with_structure_torch():
     truth = np.zeros((200, 200), bool)
     truth[50, 50] = True
     levels = np.full(truth.shape, 51, np.uint8)
@@ -172,10 +172,10 @@ def test_a_tiny_truth_counts_as_empty_in_the_torch_ports():
         (np.full((4, 5), 1.5), r"from 1.5 to 1.5.*sigmoid"),
         (np.full((4, 5), np.nan), "sigmoid"),
         (np.zeros((4, 5), np.int64), "int64"),
-        (np.zeros((5, 4), np.uint8), "5x4 against a truth of 4x5"),
+        (np.zeros((5, 4), np.uint8), "5x4, ground truth of 4x5"),
         (np.zeros((4, 5, 1), np.uint8), "height, width"),
     ],
 )
-def test_wrong_maps_are_refused(prediction, message):
+def test_invalid_maps_are_rejected(prediction, message):
     with pytest.raises(UserError, match=message):
         F.mae(prediction, np.zeros((4, 5), bool))

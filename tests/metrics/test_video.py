@@ -1,4 +1,4 @@
-"""The metric of videos: same numbers for any batch size, order and number of processes."""
+"""VideoMetric: same scores for any batch size, order and number of processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEASURES = ("j", "f", "mae", "max_f", "s")
 
 
 def clips():
-    """(video, frame, prediction, truth) of three small videos, and the videos."""
+    """Tuples (video, frame, prediction, truth) of three small videos, and the videos."""
     rng = np.random.default_rng(7)
     entries, videos = [], []
     for name, count in (("a", 5), ("b", 3), ("c", 7)):
@@ -42,7 +42,7 @@ def feed(metric, entries, size):
         metric.update(list(predictions), list(truths), list(names), list(frames))
 
 
-def plain(metric):
+def overall(metric):
     return {name: value.item() for name, value in metric.compute().items()}
 
 
@@ -57,28 +57,28 @@ def reference():
     entries, videos = clips()
     metric = make(videos, trim="both")
     feed(metric, entries, 4)
-    return plain(metric)
+    return overall(metric)
 
 
-def test_same_for_any_batch_size_and_order_and_with_duplicates(reference):
+def test_invariant_to_batch_size_order_and_duplicates(reference):
     entries, videos = clips()
     assert set(reference) == {"jf", "j", "f", "j_recall", "j_decay", "f_recall", "f_decay", "mae", "max_f", "s"}
     for size, seed in ((1, 0), (3, 1), (15, 2)):
         order = np.random.default_rng(seed).permutation(len(entries))
         metric = make(videos, trim="both")
         feed(metric, [entries[i] for i in order] + entries[: 4 * seed], size)
-        assert plain(metric) == reference
+        assert overall(metric) == reference
         assert metric.summary().counts["frames"] == len(entries) - 6
 
 
-def test_keeps_numbers_and_not_masks():
+def test_state_holds_scores_and_not_masks():
     metric = VideoMetric(Protocol("p"))
     truth = np.zeros((480, 854), bool)
     truth[100:300, 100:300] = True
     for index in range(10):
         metric.update([truth], [truth], ["a"], [str(index)])
     assert len(pickle.dumps(metric)) < 10_000
-    assert plain(metric)["jf"] == 1
+    assert overall(metric)["jf"] == 1
 
 
 def test_reset_forward_and_unannotated_frames():
@@ -95,7 +95,7 @@ def test_reset_forward_and_unannotated_frames():
     assert metric.compute()["j"] == step["j"]
 
 
-def test_wrong_batches_are_refused():
+def test_invalid_batches_are_rejected():
     metric = VideoMetric(Protocol("p"))
     with pytest.raises(UserError, match="entries"):
         metric.update([np.zeros((2, 2))], [np.zeros((2, 2), bool)], ["a"], [])
@@ -110,18 +110,18 @@ def _rank(rank, world, folder):
     results = []
     for share in ("strided", "one has all"):
         metric = make(videos, trim="both")
-        # As a distributed sampler does: every process has as many frames as the others, the first ones twice.
+        # Like a distributed sampler: all processes get equally many frames, with the first ones repeated.
         mine = (
             (entries + entries[: -len(entries) % world])[rank::world] if share == "strided" else entries * (rank == 0)
         )
         feed(metric, mine, 2)
-        results.append((plain(metric), metric.summary().counts))
+        results.append((overall(metric), metric.summary().counts))
     (folder / f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_same_for_two_processes(reference, tmp_path):
+def test_invariant_to_number_of_processes(reference, tmp_path):
     mp.spawn(_rank, args=(2, tmp_path), nprocs=2)
     for rank in (0, 1):
         results = json.loads((tmp_path / f"{rank}.json").read_text())

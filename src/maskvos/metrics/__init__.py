@@ -1,6 +1,6 @@
-"""Measures, protocols, and the scoring of masks in memory or on disk.
+"""Metrics, evaluation protocols, and scoring of masks in memory or on disk.
 
-Names are loaded when they are first used, so that `maskvos.metrics.functional` and `evaluate_folder` need no torch.
+Names are imported lazily, so that `maskvos.metrics.functional` and `evaluate_folder` do not import torch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Protocol", "Summary", "VideoMetric", "evaluate_folder"]
 
-_HOMES = {"Protocol": "protocol", "Summary": "results", "VideoMetric": "video", "evaluate_folder": "folder"}
+_MODULES = {"Protocol": "protocol", "Summary": "results", "VideoMetric": "video", "evaluate_folder": "folder"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,13 +1,13 @@
-"""Measures on arrays: pure functions of NumPy arrays, with no torch, no files and no state.
+"""Segmentation metrics as pure functions of NumPy arrays, without torch.
 
-A mask is (H, W) bool (or integers, where not 0 is foreground). Region similarity J, contour accuracy F and their
+A mask is (H, W) bool (or integer, where nonzero is foreground). Region similarity J, contour accuracy F and their
 statistics follow F. Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation",
-CVPR 2016, to the last bit of the code that was published with DAVIS-2016 and DAVIS-2017. The measures of saliency are
-in `maskvos.metrics.saliency` and can be imported from here too.
+CVPR 2016, and are bit-exact with the official DAVIS-2016 and DAVIS-2017 code. The saliency metrics of
+`maskvos.metrics.saliency` can also be imported from here.
 
-The speed of F comes from holding 64 pixels of a row in one word: boundaries, disks and counts are then shifts and ors
-of words, and only the box that holds both boundaries is worked on. No approximation is made anywhere. The temporal
-stability T of DAVIS-2016 is left out: it needs no truth and matches polygons, and later benchmarks dropped it.
+F is fast because 64 pixels of a row are packed into one word: boundaries, dilation and counts are bitwise operations on
+words, restricted to the bounding box of both boundaries. Nothing is approximated. The temporal stability T of
+DAVIS-2016 is not implemented: it does not use the ground truth, and later benchmarks dropped it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from maskvos.metrics.saliency import (
     mean_e,
     mean_f,
     s_measure,
-    weighted_f,
 )
+from maskvos.metrics.weighted_f import weighted_f
 
 __all__ = [
     "adaptive_e",
@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 Decay = Literal["exact", "davis2016", "davis2017"]
-"""How `series_decay` finds the quarters of long sequences."""
+"""How `series_decay` splits long sequences into quarters."""
 
 _WORD = 64
 _TOLERANCE = 0.008
@@ -77,10 +77,10 @@ def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
         truth: (H, W) bool.
 
     Returns:
-        A value in [0, 1]; 1 when both are empty, 0 when only one is.
+        A value in [0, 1]; 1 if both masks are empty, 0 if only one is.
 
     Raises:
-        UserError: The shapes differ, or the masks are not two-dimensional masks.
+        UserError: The shapes differ, or an input is not a mask.
 
     Source: Perazzi et al., CVPR 2016, section 4.1.
     """
@@ -91,22 +91,21 @@ def jaccard(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TOLERANCE) -> float:
-    """Contour accuracy F: F1 of the boundary pixels that find a boundary pixel of the other mask within a disk.
+    """Contour accuracy F: F1 score of boundary pixels, matched to the other boundary within a tolerance.
 
     Args:
         prediction: (H, W) bool.
         truth: (H, W) bool.
-        tolerance: Radius of the disk: below 1 a share of the frame's diagonal (rounded up to whole pixels), else
-            pixels.
+        tolerance: Matching radius: below 1 a fraction of the image diagonal (rounded up to pixels), else pixels.
 
     Returns:
-        A value in [0, 1]; 1 when neither mask has a boundary (a mask that is empty or fills the frame has none), 0 when
+        A value in [0, 1]; 1 if neither mask has a boundary (an empty mask or one that covers the image has none), 0 if
         only one has.
 
     Raises:
-        UserError: As `jaccard`, or a negative tolerance.
+        UserError: As `jaccard`, or the tolerance is negative.
 
-    Source: Perazzi et al., CVPR 2016, section 4.1; the boundary is that of D. Martin's ``seg2bmap`` (see `boundary`).
+    Source: Perazzi et al., CVPR 2016, section 4.1, with the boundary of ``seg2bmap`` (see `boundary`).
     """
     pair = as_masks(prediction, truth)
     return _contour_accuracy(_pack(pair), pair[0].shape, tolerance)
@@ -115,7 +114,7 @@ def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TO
 def jaccard_and_boundary_f(
     prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TOLERANCE
 ) -> tuple[float, float]:
-    """J and F together, which shares the preparation; arguments, values and errors as of `jaccard` and `boundary_f`."""
+    """J and F in one call, faster than `jaccard` and `boundary_f` separately; same arguments, values and errors."""
     pair = as_masks(prediction, truth)
     packed = _pack(pair)
     union = _count(packed[0] | packed[1])
@@ -126,8 +125,8 @@ def jaccard_and_boundary_f(
 def boundary(mask: np.ndarray) -> np.ndarray:
     """Boundary pixels of a mask: those that differ from their right, lower or lower right neighbour.
 
-    The boundary lies half a pixel towards the origin; the frame's border is no boundary, and the pixels of the last row
-    and column look at their one neighbour within the frame only.
+    The boundary is shifted half a pixel towards the origin. The image border is not a boundary; pixels in the last row
+    and column are compared with their one neighbour inside the image.
 
     Args:
         mask: (H, W) bool.
@@ -144,20 +143,20 @@ def boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def boundary_iou(prediction: np.ndarray, truth: np.ndarray, dilation: float = 0.02) -> float:
-    """Boundary IoU: J of the two inner borders, the mask's pixels within a distance of its contour.
+    """Boundary IoU: IoU of the mask pixels within a distance of the contour.
 
     Args:
         prediction: (H, W) bool.
         truth: (H, W) bool.
-        dilation: Width of the border as a share of the frame's diagonal (rounded, at least one pixel).
+        dilation: That distance as a fraction of the image diagonal (rounded, at least one pixel).
 
     Returns:
-        A value in [0, 1]; 1 when both masks are empty.
+        A value in [0, 1]; 1 if both masks are empty.
 
     Raises:
         UserError: As `jaccard`.
 
-    Source: B. Cheng et al., "Boundary IoU", CVPR 2021 (what lies outside the frame is background).
+    Source: B. Cheng et al., "Boundary IoU", CVPR 2021 (outside the image is background).
     """
     pair = as_masks(prediction, truth)
     width = max(1, round(dilation * math.hypot(*pair[0].shape)))
@@ -165,37 +164,36 @@ def boundary_iou(prediction: np.ndarray, truth: np.ndarray, dilation: float = 0.
 
 
 def precision_recall(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Precision and recall of the pixels.
+    """Pixel precision and recall.
 
     Args:
         prediction: (H, W) bool.
         truth: (H, W) bool.
 
     Returns:
-        Share of the prediction that is right, and share of the truth that is found. Both are 1 when both masks are
-        empty and 0 when only one is.
+        Precision and recall; both are 1 if both masks are empty, and 0 if only one is.
 
     Raises:
         UserError: As `jaccard`.
     """
     prediction, truth = as_masks(prediction, truth)
-    right = cv2.countNonZero(cv2.bitwise_and(prediction, truth))
+    correct = cv2.countNonZero(cv2.bitwise_and(prediction, truth))
     predicted, true = cv2.countNonZero(prediction), cv2.countNonZero(truth)
     if predicted == 0 or true == 0:
         both = float(predicted == true)
         return both, both
-    return right / predicted, right / true
+    return correct / predicted, correct / true
 
 
 def series_mean(series: np.ndarray) -> float:
-    """Mean of per-frame scores (T,) over those that are not nan; nan if there is none."""
+    """Mean of per-frame scores (T,), ignoring nan; nan if all are nan."""
     series = np.asarray(series, np.float64)
     known = ~np.isnan(series)
     return float(np.where(known, series, 0.0).sum() / known.sum()) if known.any() else math.nan
 
 
 def series_recall(series: np.ndarray, above: float = 0.5) -> float:
-    """Share of the frames of (T,) that score strictly more than `above`; a nan frame counts as a miss.
+    """Fraction of per-frame scores (T,) strictly above a threshold; nan counts as below.
 
     Source: Perazzi et al., CVPR 2016, section 4.2, as its code computes it.
     """
@@ -204,19 +202,18 @@ def series_recall(series: np.ndarray, above: float = 0.5) -> float:
 
 
 def series_decay(series: np.ndarray, variant: Decay = "exact") -> float:
-    """Decay of per-frame scores: mean of the first quarter minus mean of the last.
+    """Performance decay over time: mean of the first quarter minus mean of the last quarter.
 
-    The quarters share their edge frames: quarter i runs from edge i to edge i + 1, both included.
+    Adjacent quarters share their edge frame: quarter i runs from edge i to edge i + 1, both inclusive.
 
     Args:
-        series: (T,) per-frame scores in order of time; nan frames are left out of the means.
-        variant: ``exact``: the quarters of the definition. The official codes keep the edges in 8 bits, so that for 256
-            frames and more they wrap round and the decay is wrong or nan; ``davis2016`` and ``davis2017`` reproduce
-            that (they differ where an edge is exactly 255: with NumPy 2 the end that follows it wraps in the latter
-            too).
+        series: (T,) per-frame scores in temporal order; nan is ignored.
+        variant: ``exact``: as defined in the paper. The official code stores the edges as 8-bit integers, which
+            overflow from 256 frames on, so that the decay is wrong or nan; ``davis2016`` and ``davis2017`` reproduce
+            this (they differ if an edge is exactly 255: with NumPy 2, edge + 1 overflows in the latter too).
 
     Returns:
-        A difference, positive when the scores get worse; nan when a quarter holds no score.
+        The difference, positive if scores get worse over time; nan if a quarter has no score.
 
     Source: Perazzi et al., CVPR 2016, section 4.2, as its code computes it.
     """
@@ -234,20 +231,19 @@ def series_decay(series: np.ndarray, variant: Decay = "exact") -> float:
 def object_scores(
     prediction: np.ndarray, truth: np.ndarray, tolerance: float = _TOLERANCE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of every predicted object against every true one in one frame.
+    """J and F of all pairs of predicted and true objects in one frame.
 
     Args:
-        prediction: (H, W) uint8, object ids from 1, 0 is background.
-        truth: (H, W) uint8, object ids from 1, 0 is background; 255 (void) counts as background, as in the official
-            code.
-        tolerance: As of `boundary_f`.
+        prediction: (H, W) uint8, object ids from 1; 0 is background.
+        truth: (H, W) uint8, object ids from 1; 0 is background, and so is 255 (void), as in the official code.
+        tolerance: As for `boundary_f`.
 
     Returns:
-        J and F, (P + 1, O + 1) float64, indexed by the ids. Row or column 0 stands for an object that is not in this
-        frame.
+        J and F, (P + 1, O + 1) float64, indexed by object id. Row and column 0 are for an object that is absent from
+        this frame.
 
     Raises:
-        UserError: The shapes differ, or the maps do not hold ids.
+        UserError: The shapes differ, or an input is not an id map.
     """
     prediction, truth = as_ids(prediction, truth)
     truth = np.where(truth == 255, np.uint8(0), truth)
@@ -255,7 +251,7 @@ def object_scores(
     joint = np.bincount((prediction.astype(np.intp) * counts[1] + truth).ravel(), minlength=counts[0] * counts[1])
     joint = joint.reshape(counts)
     areas = [joint.sum(axis=axis) for axis in (1, 0)]
-    # Id 0 stands for an object that is not there, not for the background.
+    # Id 0 means an absent object here, not the background.
     intersection = joint.copy()
     intersection[0, :] = intersection[:, 0] = areas[0][0] = areas[1][0] = 0
     union = areas[0][:, None] + areas[1][None, :] - intersection
@@ -275,15 +271,14 @@ def object_scores(
 
 
 def match_objects(region: np.ndarray, contour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give each true object of a sequence one predicted object, so that the mean of J and F over the frames is largest.
+    """Assign one predicted object to each true object of a sequence, maximising J&F (Hungarian algorithm).
 
     Args:
-        region: (P, O, T) float64, J of every pair in every frame, P >= O (pad with objects that are nowhere).
+        region: (P, O, T) float64, J of each pair in each frame, P >= O (pad with absent objects).
         contour: (P, O, T) float64, F.
 
     Returns:
-        For each true object in the order of its id, the index of its predicted object: (O,); and the mean J&F of every
-        pair (P, O).
+        Index of the predicted object for each true object, (O,), and the mean J&F of each pair, (P, O).
 
     Source: S. Caelles et al., "The 2019 DAVIS Challenge on VOS: Unsupervised Multi-Object Segmentation", 2019.
     """
@@ -293,7 +288,7 @@ def match_objects(region: np.ndarray, contour: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _pack(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Hold each row of N masks (H, W) in words of 64 pixels, lowest bit first: (N, H, words) uint64, the rest is 0."""
+    """Pack N masks (H, W) into words of 64 pixels, least significant bit first, 0-padded: (N, H, words) uint64."""
     height, width = masks[0].shape
     packed = np.zeros((len(masks), height, -(-width // _WORD) * _WORD // 8), np.uint8)
     for row, mask in zip(packed, masks, strict=True):
@@ -302,19 +297,19 @@ def _pack(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _count(packed: np.ndarray) -> int:
-    """Number of bits that are 1."""
+    """Number of set bits."""
     return int(cv2.norm(np.ascontiguousarray(packed).view(np.uint8).reshape(1, -1), cv2.NORM_HAMMING))
 
 
 def _left(packed: np.ndarray, step: int) -> np.ndarray:
-    """Move all pixels of (..., words) to the left, 0 < step < 64."""
-    moved = packed >> np.uint64(step)
-    moved[..., :-1] |= packed[..., 1:] << np.uint64(_WORD - step)
-    return moved
+    """Shift the pixels of (..., words) to the left by 0 < step < 64."""
+    shifted = packed >> np.uint64(step)
+    shifted[..., :-1] |= packed[..., 1:] << np.uint64(_WORD - step)
+    return shifted
 
 
 def _widen(packed: np.ndarray, step: int) -> np.ndarray:
-    """The pixels of (words,) and those that lie `step` to the left and to the right of them, 0 < step < 64."""
+    """Union of the pixels of (words,) with themselves shifted left and right by 0 < step < 64."""
     wide = packed | packed >> np.uint64(step)
     wide |= packed << np.uint64(step)
     wide[:-1] |= packed[1:] << np.uint64(_WORD - step)
@@ -323,7 +318,7 @@ def _widen(packed: np.ndarray, step: int) -> np.ndarray:
 
 
 def _boundary(packed: np.ndarray, width: int) -> np.ndarray:
-    """`boundary` of packed masks (N, H, words) of the given width."""
+    """`boundary` of packed masks (N, H, words) of the given width in pixels."""
     inner = np.zeros(packed.shape[-1] * _WORD, np.uint8)
     inner[: width - 1] = 1  # the last column has no right neighbour
     has_right = np.packbits(inner, bitorder="little").view("<u8")
@@ -337,9 +332,9 @@ def _boundary(packed: np.ndarray, width: int) -> np.ndarray:
 def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
     """Dilate packed maps (N, H, words) by the digital disk x^2 + y^2 <= radius^2.
 
-    Bits beyond the width are not cleared. The disk is a pile of horizontal bars: the maps are widened bar by bar,
-    shortest first, and each width is or-ed into the rows at its distances above and below. All rows of all maps lie in
-    one line of words for that, with as much empty room between them as the radius.
+    Bits beyond the width are not cleared. The disk is decomposed into horizontal bars: the maps are widened from the
+    shortest bar to the longest, and each width is or-ed into the rows at its vertical distances. All rows of all maps
+    are concatenated into one array of words, separated by padding as large as the radius.
     """
     count, height, words = packed.shape
     canvas = np.zeros((count, height + radius, words + -(-radius // _WORD)), packed.dtype)
@@ -349,7 +344,7 @@ def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
     bars = [(math.isqrt(radius * radius - dy * dy), dy) for dy in range(radius, -1, -1)]
     for half, group in groupby(bars, key=lambda bar: bar[0]):
         while reach < half:
-            # A run of 2 * reach + 1 pixels leaves no gap when it is moved by at most its own length.
+            # A run of 2 * reach + 1 pixels leaves no gap when shifted by at most its own length.
             step = min(half - reach, 2 * reach + 1, _WORD - 1)
             widened = _widen(widened, step)
             reach += step
@@ -362,7 +357,7 @@ def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
 
 def _radius(shape: tuple[int, ...], tolerance: float) -> int:
     if tolerance < 0:
-        raise UserError(f"tolerance={tolerance}: a distance is not negative; give a share of the diagonal or pixels")
+        raise UserError(f"tolerance={tolerance}: it must not be negative; give a fraction of the diagonal, or pixels")
     return int(np.ceil(tolerance if tolerance >= 1 else tolerance * np.linalg.norm(shape)))
 
 
@@ -376,13 +371,13 @@ def _contour_accuracy(packed: np.ndarray, shape: tuple[int, int], tolerance: flo
     counts = _count(edges[0]), _count(edges[1])
     if 0 in counts:
         return 0.0
-    # Only boundary pixels ask for a neighbour, so nothing outside the box of both boundaries is needed.
+    # Only boundary pixels are matched, so nothing outside the bounding box of both boundaries matters.
     near = _dilate(edges, _radius(shape, tolerance))
     return _f1((_count(edges[0] & near[1]), _count(edges[1] & near[0])), counts)
 
 
 def _f1(matched: tuple[int, int], counts: tuple[int, int]) -> float:
-    """F1 of the matched boundary pixels of the prediction and of the truth, in the official order of operations."""
+    """F1 of the matched boundary pixels of prediction and truth, with the operation order of the official code."""
     if 0 in counts:
         return float(counts[0] == counts[1])
     precision, recall = matched[0] / counts[0], matched[1] / counts[1]
@@ -390,6 +385,6 @@ def _f1(matched: tuple[int, int], counts: tuple[int, int]) -> float:
 
 
 def _inner_border(mask: np.ndarray, width: int) -> np.ndarray:
-    """Pixels of a mask (H, W) uint8 of 0 and 1 within `width` steps (of 8 neighbours) of the background."""
+    """Pixels of a mask (H, W) uint8 of 0 and 1 within `width` steps (8-connected) of the background."""
     square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     return mask - cv2.erode(mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)

@@ -1,15 +1,14 @@
-"""Which frames count, what is a foreground pixel, and how scores are averaged, for each benchmark.
+"""Evaluation protocols of benchmarks: which frames count, how maps are thresholded, and how scores are averaged.
 
-The options have names, so that a published number can be reproduced and a difference between two explained. What a
-protocol counted, and what it left out and why, is part of its `Summary`.
+All options are explicit, so that published numbers can be reproduced and differences explained. The `Summary` reports
+which frames were counted, and which were left out and why.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from maskvos.errors import UserError, nearest
 from maskvos.metrics import functional as F
 from maskvos.metrics.results import FrameRow, FrameScore, SequenceScore, Summary
 from maskvos.metrics.saliency import Saliency, Structure, e_curve_of, f_curve_of
+from maskvos.text import natural
 
 if TYPE_CHECKING:
     from maskvos.types import Frame, Video
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Trim = Literal["none", "first", "last", "both"]
 Threshold = Literal["above_0", "above_127", "above_128"]
 Average = Literal["sequences", "classes", "frames"]
-Reduced = tuple[list[SequenceScore], list[FrameRow]]
-"""What `Protocol.reduce` makes of a video: its row, or those of its objects, and all its frames."""
+VideoScores = tuple[list[SequenceScore], list[FrameRow]]
+"""Result of `Protocol.reduce`: the row of a sequence (or of its objects), and the rows of its frames."""
 
 MAX_PROPOSALS = 20
 
 SERIES = ("j", "f")
-"""Measures that have recall and decay beside the mean."""
+"""Metrics that have recall and decay in addition to the mean."""
 SALIENCY = ("mae", "s", "mean_f", "adaptive_f", "mean_e", "adaptive_e")
 CURVES = {"max_f": f_curve_of, "max_e": e_curve_of}
 MEASURES = (*SERIES, "boundary_iou", "precision", "recall", *SALIENCY, *CURVES, "weighted_f")
@@ -38,28 +38,28 @@ MEASURES = (*SERIES, "boundary_iou", "precision", "recall", *SALIENCY, *CURVES, 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a benchmark is scored.
+    """Evaluation protocol of a benchmark.
 
     Attributes:
-        name: Name in the reports.
-        measures: What is computed, of `MEASURES`; F of boundaries is ``f``, that of saliency ``max_f`` and the like.
-        trim: Frames of each video that do not count: ``both`` is the first and the last.
-        empty_truth: Whether frames without foreground in the truth count (``score``) or not (``skip``).
-        threshold: Which 8-bit levels of a soft map are foreground; a float probability p in [0, 1] is compared with the
-            middle between two levels (``above_127``: p > 0.5). Bool masks and object labels are taken as they are.
-        average: ``sequences``: mean over frames, then over sequences. ``classes``: then over the sequences of a class,
-            then over classes. ``frames``: mean over all frames (statistics of time stay means over sequences).
-        objects: ``merge``: all objects are one foreground. ``match``: every true object is given the predicted one that
-            suits it best over the sequence, and rows are objects (DAVIS 2017 unsupervised).
+        name: Name in reports.
+        measures: Metrics to compute, from `MEASURES`; ``f`` is the boundary F, ``max_f`` etc. are saliency F-measures.
+        trim: Frames of each video to leave out: ``both`` is the first and the last.
+        empty_truth: Whether frames without foreground in the ground truth count (``score``) or not (``skip``).
+        threshold: 8-bit levels of a soft map that are foreground; a float probability in [0, 1] is compared with the
+            midpoint between two levels (``above_127``: p > 0.5). Does not apply to bool masks and object labels.
+        average: ``sequences``: mean over frames, then sequences. ``classes``: mean over frames, then sequences of a
+            class, then classes. ``frames``: mean over all frames (the decay is still averaged over sequences).
+        objects: ``merge``: all objects are one foreground. ``match``: each true object is matched with the best
+            predicted object over the sequence, and rows are objects (DAVIS-2017 unsupervised).
         decay: See `functional.series_decay`.
         tolerance: See `functional.boundary_f`.
-        minmax: Stretch each saliency map to the full range first.
+        minmax: Min-max normalise each saliency map.
         structure: See `saliency.s_measure`.
-        curve: Greatest value of the mean curve over all sequences (``averaged``), or mean of the greatest value of each
-            sequence (``per_sequence``), for ``max_f`` and ``max_e``.
+        curve: For ``max_f`` and ``max_e``: maximum of the mean curve over sequences (``averaged``), or mean of the
+            maxima of the sequences (``per_sequence``).
 
     Raises:
-        UserError: An unknown measure or option.
+        UserError: Unknown metric or option.
     """
 
     name: str
@@ -90,14 +90,16 @@ class Protocol:
         for option, allowed in choices.items():
             if getattr(self, option) not in allowed:
                 value = str(getattr(self, option))
-                raise UserError(f"protocol.{option}={value}: there is no such option; {nearest(value, allowed)}")
+                raise UserError(f"protocol.{option}={value}: invalid value; {nearest(value, allowed)}")
         if not self.measures:
-            raise UserError(f"protocol.measures: it is empty; {nearest('', MEASURES)}")
+            raise UserError(f"protocol.measures: empty; {nearest('', MEASURES)}")
         for measure in self.measures:
             if measure not in MEASURES:
-                raise UserError(f"protocol.measures: there is no '{measure}'; {nearest(str(measure), MEASURES)}")
+                raise UserError(f"protocol.measures: unknown metric '{measure}'; {nearest(str(measure), MEASURES)}")
         if self.objects == "match" and set(self.measures) != set(SERIES):
-            raise UserError(f"protocol.objects=match scores j and f, not {list(self.measures)}; set measures=[j,f]")
+            raise UserError(
+                f"protocol.objects=match supports j and f only, not {list(self.measures)}; set measures=[j,f]"
+            )
 
     @property
     def level(self) -> int:
@@ -106,21 +108,23 @@ class Protocol:
 
     @property
     def soft(self) -> bool:
-        """Whether soft maps are scored as they are, by a measure of saliency."""
+        """Whether a saliency metric is computed, which scores soft maps without threshold."""
         return bool(set(self.measures) & {*SALIENCY, *CURVES, "weighted_f"})
 
     def foreground(self, prediction: np.ndarray) -> np.ndarray:
-        """The mask (H, W) bool of a prediction (H, W): bool as it is, uint8 or float in [0, 1] by `threshold`."""
+        """Threshold a prediction (H, W), uint8 or float in [0, 1], to a mask (H, W) bool; bool is returned as is."""
         prediction = np.asarray(prediction)
         if prediction.dtype == np.bool_:
             return prediction
         if np.issubdtype(prediction.dtype, np.floating):
             if not (prediction.min(initial=0) >= 0 and prediction.max(initial=0) <= 1):
-                raise UserError("prediction: probabilities lie in [0, 1]; apply the sigmoid, or use a threshold")
+                raise UserError(
+                    "prediction: probabilities must be in [0, 1]; apply the sigmoid, or threshold the logits"
+                )
             return prediction > (self.level + 0.5) / 255
         if prediction.dtype != np.uint8:
             raise UserError(
-                f"prediction of type {prediction.dtype}: give bool, uint8 from 0 to 255, or float in [0, 1]"
+                f"prediction of type {prediction.dtype}: expected bool, uint8 from 0 to 255, or float in [0, 1]"
             )
         return prediction > self.level
 
@@ -132,11 +136,11 @@ class Protocol:
         Args:
             video: Name of the sequence.
             frame: Name of the frame.
-            prediction: (H, W) bool, uint8, or float in [0, 1]; for ``objects=match`` ids (uint8), or a mask of one
-                object.
-            truth: (H, W) bool; for ``objects=match`` ids (uint8).
-            labels: Integers in `prediction` are object labels, not levels of a soft map.
-            note: Kept with the score.
+            prediction: (H, W) bool, uint8, or float in [0, 1]; for ``objects=match`` object ids (uint8), or the mask of
+                one object.
+            truth: (H, W) bool; for ``objects=match`` object ids (uint8).
+            labels: Integers in `prediction` are object ids, not levels of a soft map.
+            note: Remark to store with the score.
 
         Raises:
             UserError: Different sizes, or values out of range; the message names the frame.
@@ -181,47 +185,47 @@ class Protocol:
         prediction, truth = np.asarray(prediction), np.asarray(truth)
         if truth.dtype == np.bool_:
             raise UserError(
-                "protocol.objects=match needs a truth with object ids, and here its objects are merged; save the masks"
+                "protocol.objects=match needs ground truth with object ids, but here objects are merged; save the masks"
                 " and score them with task=evaluate"
             )
         if np.issubdtype(prediction.dtype, np.floating):
             prediction = self.foreground(prediction)
         if prediction.max(initial=0) > MAX_PROPOSALS:
             raise UserError(
-                f"object id {prediction.max()}: at most {MAX_PROPOSALS} objects may be proposed in a sequence;"
-                " number them from 1, and save ids (palette PNG), not grey levels"
+                f"object id {prediction.max()}: at most {MAX_PROPOSALS} objects per sequence are allowed; number them"
+                " from 1, and save ids (palette PNG), not grey levels"
             )
         scores = np.stack(F.object_scores(prediction, truth, self.tolerance))
         return FrameScore(video, frame, {}, not np.any(truth), objects=scores, note=note)
 
     def summarise(self, frames: Iterable[FrameScore], videos: Sequence[Video] | None = None) -> Summary:
-        """Average scores of frames, in whatever order they come; of two scores of one frame one counts.
+        """Average the scores of frames in any order; of duplicate scores of a frame the first counts.
 
         Args:
             frames: The scores.
-            videos: All videos with all frames; None: those that were scored, which are then taken for complete.
+            videos: All videos with all frames; None: the scored frames, which are assumed to be complete.
 
         Raises:
-            UserError: A score of a frame that no video has, two videos of one name, or a video without a class where
-                classes are averaged.
+            UserError: A scored frame is in no video, two videos have the same name, or a video has no class although
+                the protocol averages over classes.
         """
         by_video: dict[str, dict[str, FrameScore]] = {}
         for score in frames:
             by_video.setdefault(score.video, {}).setdefault(score.frame, score)
         if videos is None:
-            parts = [self.reduce(name, list(by_video[name].values())) for name in sorted(by_video, key=_natural)]
+            results = [self.reduce(name, list(by_video[name].values())) for name in sorted(by_video, key=natural)]
         else:
             check_unique(videos)
             unknown = sorted(set(by_video) - {video.name for video in videos})
             if unknown:
                 raise UserError(
-                    f"scores of '{unknown[0]}': there is no such video; {nearest(unknown[0], [v.name for v in videos])}"
+                    f"scores of '{unknown[0]}': unknown video; {nearest(unknown[0], [v.name for v in videos])}"
                 )
-            parts = [
+            results = [
                 self.reduce(video.name, list(by_video.get(video.name, {}).values()), video.frames, video.category)
                 for video in videos
             ]
-        return self.combine(parts)
+        return self.combine(results)
 
     def reduce(
         self,
@@ -229,25 +233,23 @@ class Protocol:
         scores: Sequence[FrameScore],
         frames: Sequence[Frame] | None = None,
         category: str | None = None,
-    ) -> Reduced:
-        """Average one sequence.
+    ) -> VideoScores:
+        """Average the scores of one sequence.
 
         Args:
-            video: Its name.
-            scores: The scores of its frames, in any order, one for each frame.
-            frames: All its frames in order of time; None: those that were scored, in the order of their names.
-            category: Its class.
+            video: Name of the sequence.
+            scores: Scores of its frames, in any order, without duplicates.
+            frames: All its frames in temporal order; None: the scored frames, in natural order of their names.
+            category: Class of the sequence.
 
         Returns:
-            The sequence (or its objects), and all its frames.
+            Rows of the sequence (or its objects), and of all its frames.
         """
         by_name = {score.frame: score for score in scores}
-        names = [frame.name for frame in frames] if frames else sorted(by_name, key=_natural)
+        names = [frame.name for frame in frames] if frames else sorted(by_name, key=natural)
         unknown = sorted(set(by_name) - set(names))
         if unknown:
-            raise UserError(
-                f"scores of '{video}/{unknown[0]}': the video has no such frame; {nearest(unknown[0], names)}"
-            )
+            raise UserError(f"scores of '{video}/{unknown[0]}': unknown frame; {nearest(unknown[0], names)}")
         reasons = {name: self._left_out(name, names, by_name.get(name)) for name in names}
         for frame in frames or ():
             if reasons[frame.name] == "not scored" and getattr(frame, "mask", True) is None:
@@ -264,7 +266,7 @@ class Protocol:
         ]
 
     def trimmed(self, name: str, names: Sequence[str]) -> str:
-        """Why a frame of a video with all these names does not count whatever its score, or an empty string."""
+        """Reason why `trim` leaves out a frame of a video with these frame names, or an empty string."""
         if self.trim in ("first", "both") and name == names[0]:
             return "first frame"
         if self.trim in ("last", "both") and name == names[-1]:
@@ -272,7 +274,7 @@ class Protocol:
         return ""
 
     def _left_out(self, name: str, names: Sequence[str], score: FrameScore | None) -> str:
-        """Why a frame does not count, or an empty string."""
+        """Reason why a frame is left out of the means, or an empty string."""
         if reason := self.trimmed(name, names):
             return reason
         if score is None:
@@ -301,9 +303,9 @@ class Protocol:
     def _match(
         self, video: str, category: str | None, counted: Sequence[FrameScore], present: Sequence[FrameScore]
     ) -> tuple[list[SequenceScore], dict[str, dict[str, float]]]:
-        """Rows of the objects of a video, and the mean over its objects of every counted frame.
+        """Rows of the objects of a video, and the mean over its objects for each counted frame.
 
-        The true objects are those up to the highest id of the first annotated frame, as in the official code.
+        Ids up to the highest id in the first annotated frame are the true objects, as in the official code.
         """
         first = present[0].objects if present else None
         objects = 0 if first is None else first.shape[2] - 1
@@ -325,15 +327,15 @@ class Protocol:
         values = {score.frame: {"j": float(j), "f": float(f)} for score, j, f in zip(counted, *means, strict=True)}
         return rows, values
 
-    def combine(self, parts: Iterable[Reduced]) -> Summary:
-        """Average what `reduce` made of all sequences.
+    def combine(self, videos: Iterable[VideoScores]) -> Summary:
+        """Average the results of `reduce` over all sequences.
 
         Raises:
-            UserError: A video without a class where classes are averaged.
+            UserError: A video has no class although the protocol averages over classes.
         """
-        parts = list(parts)
-        rows = [row for sequences, _ in parts for row in sequences]
-        frames = [frame for _, frames in parts for frame in frames]
+        videos = list(videos)
+        rows = [row for sequences, _ in videos for row in sequences]
+        frames = [frame for _, frames in videos for frame in frames]
         scored = [row for row in rows if row.frames]
         notes = []
         if len(scored) < len(rows):
@@ -346,14 +348,14 @@ class Protocol:
             without = [row.name for row in scored if row.category is None]
             if without:
                 raise UserError(
-                    f"protocol.average=classes: video '{without[0]}' has no class; use"
-                    " average=sequences for this dataset"
+                    f"protocol.average=classes: video '{without[0]}' has no class;"
+                    " use average=sequences for this dataset"
                 )
             names = sorted({str(row.category) for row in scored})
             classes = {name: self._mean([row for row in scored if row.category == name]) for name in names}
             also["mean over sequences"] = overall
             overall = {key: float(np.mean([values[key] for values in classes.values()])) for key in overall}
-        return Summary(self._described(), overall, rows, frames, classes, also, notes)
+        return Summary({**asdict(self), "measures": list(self.measures)}, overall, rows, frames, classes, also, notes)
 
     def _mean(self, rows: Sequence[SequenceScore], weighted: bool = False) -> dict[str, float]:
         """Mean over sequences, or over all their frames."""
@@ -370,28 +372,19 @@ class Protocol:
                 mean[key] = float(np.average(curves, axis=0, weights=weights if weighted else None).max())
         return mean
 
-    def _described(self) -> dict[str, Any]:
-        return {**asdict(self), "measures": list(self.measures)}
-
 
 def check_unique(videos: Sequence[Video]) -> None:
-    """Raise `UserError` if two videos have one name, under which their scores would mix."""
+    """Raise `UserError` if two videos have the same name, as scores are identified by name."""
     names = [video.name for video in videos]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(
-            f"two videos are called '{twice[0]}': scores are kept by name, so score their datasets one after the other"
+            f"two videos are called '{twice[0]}': scores are identified by name, so evaluate their datasets separately"
         )
 
 
 def _expand(scores: np.ndarray, proposals: int, objects: int) -> np.ndarray:
-    """Scores (2, P + 1, O + 1) of one frame as (2, proposals, objects): who is not in the frame has row or column 0."""
+    """Expand scores (2, P + 1, O + 1) of one frame to (2, proposals, objects); absent objects take row or column 0."""
     p, o = (np.arange(1, count + 1) for count in (proposals, objects))
     p, o = (np.where(ids < size, ids, 0) for ids, size in zip((p, o), scores.shape[1:], strict=True))
     return scores[:, p[:, None], o[None, :]]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which frame 10 comes after frame 9."""
-    parts = re.split(r"(\d+)", name)  # text and digits in turn
-    return [(int(part), "") if index % 2 else (0, part) for index, part in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""Masks and soft maps from image files, without losing object labels; fast for PNG, which most files are."""
+"""Read masks and soft maps from image files, preserving object ids; with a fast path for PNG."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from maskvos.types import MaskRule
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jpg", ".jpeg")
-"""Image files that may hold masks, the preferred first."""
+"""Image extensions of mask files, in order of preference."""
 
 Kind = Literal["labels", "levels", "colours"]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PIXEL = slice(24, 26)  # where the head of a PNG file says how many bits there are of what
-_PLAIN = (b"\x08\x00", b"\x10\x00", b"\x08\x02", b"\x10\x02")  # 8 or 16 bits of grey or RGB
-_TWO_COLOURS = b"\x01\x00"  # 1 bit of grey
-_INDEXED = b"\x08\x03"  # 8 bits of an index into a palette
+_PIXEL = slice(24, 26)  # bit depth and colour type in the header of a PNG file
+_PLAIN = (b"\x08\x00", b"\x10\x00", b"\x08\x02", b"\x10\x02")  # 8-bit or 16-bit greyscale or RGB
+_BINARY = b"\x01\x00"  # 1-bit greyscale
+_INDEXED = b"\x08\x03"  # 8-bit palette
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """An image of indices into a palette, as most mask files are.
+    """A palette image, the format of most mask files.
 
     Attributes:
-        values: (H, W) uint8.
-        palette: (N, 3) uint8, RGB; not every index need have a colour.
+        values: (H, W) uint8 palette indices.
+        palette: (N, 3) uint8 RGB; may have fewer colours than there are indices.
     """
 
     values: np.ndarray
@@ -43,59 +43,59 @@ class Indexed:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A mask file as it was read.
+class Prediction:
+    """A predicted mask or soft map.
 
     Attributes:
-        values: (H, W) uint8: object labels (``labels``), grey levels (``levels``), or 1 where a colour is not black
+        values: (H, W) uint8: object ids (``labels``), grey levels (``levels``), or 1 where the pixel is not black
             (``colours``).
-        kind: Which of these. A two-colour file has levels 0 and 255.
+        kind: Which of these. A 1-bit image has levels 0 and 255.
     """
 
     values: np.ndarray
     kind: Kind
 
 
-def read_picture(path: Path) -> Picture:
-    """Read a mask of whatever image format.
+def read_prediction(path: Path) -> Prediction:
+    """Read a predicted mask or soft map from any image format.
 
-    A palette file holds labels, unless its palette is the grey ramp. 16-bit levels are rounded to 8 bits, an alpha
-    channel is left out, and colours that are all grey are levels.
+    A palette image holds object ids, unless its palette is a grey ramp. 16-bit levels are rounded to 8 bits, alpha is
+    ignored, and a colour image with grey pixels only is read as levels.
 
     Raises:
-        UserError: The file is missing, or not a whole image.
+        UserError: The file is missing or corrupt.
     """
     values = read_values(path)
     if isinstance(values, Indexed):
         ramp = (values.palette == np.arange(len(values.palette))[:, None]).all()
-        return Picture(values.values, "levels" if ramp else "labels")
+        return Prediction(values.values, "levels" if ramp else "labels")
     if values.dtype == np.bool_:
-        return Picture(values.astype(np.uint8) * 255, "levels")
+        return Prediction(values.astype(np.uint8) * 255, "levels")
     if values.dtype == np.uint16:
         values = np.rint(values / 257).astype(np.uint8)
     if values.dtype != np.uint8:
         raise UserError(
-            f"{path}: it has pixels of type {values.dtype}; save masks as palette, 8-bit or 16-bit grey PNG"
+            f"{path}: unsupported pixel type {values.dtype}; save masks as palette, 8-bit or 16-bit greyscale PNG"
         )
     if values.ndim == 2:
-        return Picture(values, "levels")
+        return Prediction(values, "levels")
     if (values == values[..., :1]).all():
-        return Picture(np.ascontiguousarray(values[..., 0]), "levels")
-    return Picture((values.max(axis=2) > 0).astype(np.uint8), "colours")
+        return Prediction(np.ascontiguousarray(values[..., 0]), "levels")
+    return Prediction((values.max(axis=2) > 0).astype(np.uint8), "colours")
 
 
 def read_truth(path: Path, rule: MaskRule) -> np.ndarray:
-    """Read a ground truth.
+    """Read a ground-truth mask.
 
     Args:
-        path: An image: palette indices, grey levels or colours.
-        rule: How its values are to be understood.
+        path: A palette, greyscale or colour image.
+        rule: Which values are foreground.
 
     Returns:
-        (H, W) uint8, 0 where there is background: the object ids where the file holds them, else 1.
+        (H, W) uint8, 0 for background, and the object id (1 if the file has none) for foreground.
 
     Raises:
-        UserError: The file is missing, or not a whole image.
+        UserError: The file is missing or corrupt.
     """
     values = read_values(path)
     if isinstance(values, Indexed):
@@ -114,29 +114,29 @@ def read_truth(path: Path, rule: MaskRule) -> np.ndarray:
 
 
 def _is_none_of(values: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
-    """(H, W) uint8, 1 where a value, or the number 65536 R + 256 G + B of a colour, is not in `background`."""
+    """(H, W) uint8, 1 where a value (of a colour, 65536 R + 256 G + B) is not in `background`."""
     if values.ndim == 3:
         values = values.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     return (~np.isin(values, background)).astype(np.uint8)
 
 
 def read_values(path: Path) -> np.ndarray | Indexed:
-    """An image file's values: (H, W) or (H, W, 3) RGB, or indices with their palette.
+    """Read the pixel values of an image: (H, W), (H, W, 3) RGB, or palette indices with their palette.
 
     Raises:
-        UserError: The file is missing, or not a whole image.
+        UserError: The file is missing or corrupt.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: it cannot be read ({error.strerror}); check that it exists and who may read it"
+            f"{path}: it cannot be read ({error.strerror}); check that it exists and its permissions"
         ) from error
     if data.startswith(_PNG) and data[_PIXEL] in _PLAIN:
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None:
             return values if values.ndim == 2 else np.ascontiguousarray(values[..., ::-1])
-    if data.startswith(_PNG) and data[_PIXEL] == _TWO_COLOURS:
+    if data.startswith(_PNG) and data[_PIXEL] == _BINARY:
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if values is not None:
             return values != 0
@@ -152,22 +152,22 @@ def read_values(path: Path) -> np.ndarray | Indexed:
                 return np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
             return np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: it is no whole image; write it, or download it, again") from error
+        raise UserError(f"{path}: it is not a complete image; save or download it again") from error
 
 
 def _decode_indexed(data: bytes) -> Indexed | None:
-    """Decode a PNG of 8-bit indices, or None where it is not whole.
+    """Decode an 8-bit palette PNG, or return None if it is corrupt.
 
-    The pixels of such a file are stored as those of a grey one, so a copy whose head says grey makes OpenCV decode
-    indices. It does so without Python's lock, which Pillow holds for a third of the time.
+    Palette indices are stored like grey levels, so OpenCV decodes the indices from a copy whose header says greyscale.
+    Unlike Pillow, OpenCV releases the GIL while decoding.
     """
     palette, kept, position = b"", [_PNG], len(_PNG)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         chunk = data[position : position + length + 12]
         if kind == b"IHDR":
-            head = chunk[4:17] + b"\x00" + chunk[18:21]  # the 10th byte of its content is the colour type
-            kept.append(chunk[:4] + head + struct.pack(">I", zlib.crc32(head)))
+            header = chunk[4:17] + b"\x00" + chunk[18:21]  # the 10th byte of its content is the colour type
+            kept.append(chunk[:4] + header + struct.pack(">I", zlib.crc32(header)))
         elif kind == b"PLTE":
             palette = chunk[8:-4]
         elif kind in (b"IDAT", b"IEND"):
@@ -180,7 +180,7 @@ def _decode_indexed(data: bytes) -> Indexed | None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, from its head."""
+    """Height and width of an image, from its header."""
     try:
         with Image.open(path) as image:
             return image.height, image.width

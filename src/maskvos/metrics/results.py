@@ -1,4 +1,4 @@
-"""What an evaluation yields: scores of frames and sequences, their summary as table, CSV and JSON."""
+"""Evaluation results: scores of frames and sequences, and their summary as table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
+from maskvos.text import table
 
 TITLES = {
     "jf": "J&F-Mean",
@@ -36,24 +37,24 @@ TITLES = {
     "s": "S",
     "weighted_f": "wF",
 }
-"""Headings of the columns, those of J and F as in the official tables."""
+"""Column headings; those of J and F as in the official DAVIS tables."""
 
 FILES = ("summary.json", "sequences.csv", "frames.csv")
-"""What `Summary.write` leaves."""
+"""Files that `Summary.write` creates."""
 
 
 @dataclass(frozen=True)
 class FrameScore:
-    """The scores of one frame: numbers only, so that it can be kept, sent and sorted where masks could not.
+    """Scores of one frame, small enough to keep and gather over processes, unlike masks.
 
     Attributes:
         video: Name of the sequence.
         frame: Name of the frame.
-        values: Score by measure.
-        empty_truth: The truth has no foreground.
-        histogram: (2, 256) occurrences of the map's levels in background and foreground, where curves are asked for.
-        objects: (2, P + 1, O + 1) J and F of predicted against true objects, where these are to be matched.
-        note: What is special about the prediction, such as that there was none.
+        values: Metric name to score.
+        empty_truth: The ground truth has no foreground.
+        histogram: (2, 256) histograms of the map in background and foreground, if curves are computed.
+        objects: (2, P + 1, O + 1) J and F of predicted and true objects, if objects are matched.
+        note: Remark on the prediction, e.g. that it was missing.
     """
 
     video: str
@@ -65,7 +66,7 @@ class FrameScore:
     note: str = ""
 
     def to_line(self) -> str:
-        """One line of JSON from which `from_line` makes an equal score, to the last bit."""
+        """Serialise to one line of JSON, bit-exactly."""
         arrays = [None if array is None else array.tolist() for array in (self.histogram, self.objects)]
         return json.dumps([self.video, self.frame, self.values, self.empty_truth, *arrays, self.note])
 
@@ -80,7 +81,7 @@ class FrameScore:
 
 @dataclass(frozen=True)
 class FrameRow:
-    """A frame as it is reported: its scores, and why it does not count, if so (``left_out`` is then not empty)."""
+    """One row of the frame table; ``left_out`` is the reason if the frame is excluded from the means, else empty."""
 
     video: str
     frame: str
@@ -91,15 +92,15 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """The scores of one sequence, or of one object of it.
+    """Scores of one sequence, or of one object in it.
 
     Attributes:
         name: Name of the sequence, with ``_<id>`` for an object.
         video: Name of the sequence.
         category: Class of its main object, if the dataset has classes.
-        frames: How many frames count.
-        values: Score by measure and statistic; empty when no frame counts.
-        curves: Mean curve by measure over the counted frames.
+        frames: Number of frames in the means.
+        values: Name of metric and statistic to score; empty if no frame counts.
+        curves: Metric name to mean curve over the frames.
     """
 
     name: str
@@ -112,17 +113,17 @@ class SequenceScore:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that an evaluation found, and what it counted.
+    """Results of an evaluation.
 
     Attributes:
-        protocol: The protocol's options.
-        overall: Score by measure, averaged as the protocol says.
-        sequences: The sequences (or objects), in the order of the videos.
-        frames: All frames that were expected or scored.
-        classes: Mean score of each class, where the protocol averages over classes.
-        also: Other ways to average that papers use, by name.
-        notes: What a reader must know about how the numbers came about.
-        run: What made it (task, weights, speed, versions, configuration), as plain containers; empty where not told.
+        protocol: Options of the protocol.
+        overall: Name of metric and statistic to score, averaged according to the protocol.
+        sequences: Scores of the sequences (or objects), in the order of the videos.
+        frames: All frames, scored or not.
+        classes: Mean scores of each class, if the protocol averages over classes.
+        also: Other averages used in papers, by name.
+        notes: Remarks that are needed to interpret the scores.
+        run: Metadata of the run (task, weights, speed, versions, configuration), as plain containers; may be empty.
     """
 
     protocol: dict[str, Any]
@@ -136,7 +137,7 @@ class Summary:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What was counted: sequences, frames, frames left out by reason."""
+        """Number of sequences and frames in the means, and of frames left out by reason."""
         left_out = Counter(row.left_out for row in self.frames if row.left_out)
         return {
             "sequences": len({row.video for row in self.frames if not row.left_out}),
@@ -146,12 +147,12 @@ class Summary:
 
     @property
     def mean_of(self) -> str:
-        """What `overall` is the mean over."""
+        """Description of the average in `overall`."""
         rows_are = "objects" if self.protocol["objects"] == "match" else "sequences"
         return f"mean over {rows_are if self.protocol['average'] == 'sequences' else self.protocol['average']}"
 
     def table(self) -> str:
-        """The official layout: one line for each sequence, the mean last, then what was counted."""
+        """Text table in the official DAVIS layout: one row per sequence, then the mean, then `account`."""
         names = list(self.overall)
         rows = [["Sequence", "Frames", *(TITLES.get(name, name) for name in names)]]
         rows += [[sequence.name, str(sequence.frames), *_cells(sequence.values, names)] for sequence in self.sequences]
@@ -159,18 +160,11 @@ class Summary:
         means += [*self.also.items(), (self.mean_of, self.overall)]
         last = len(rows)
         rows += [[name, "", *_cells(values, names)] for name, values in means]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in rows
-        ]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:last], rule, *lines[last:], rule, *self.account()])
+        lines = table(rows, (1, last)).splitlines()
+        return "\n".join([*lines, lines[1], *self.account()])
 
     def account(self) -> list[str]:
-        """Lines that say what was counted, what was left out and why."""
+        """Which frames were counted or left out and why, and the notes, one per line."""
         counts = self.counts
         left_out = ", ".join(f"{count} {reason}" for reason, count in counts["left_out"].items()) or "none"
         lines = [
@@ -182,10 +176,10 @@ class Summary:
         return lines + self.notes
 
     def write(self, folder: Path | str) -> None:
-        """Write ``frames.csv``, ``sequences.csv`` and ``summary.json`` into a folder, which is made if need be.
+        """Write ``frames.csv``, ``sequences.csv`` and ``summary.json`` to a folder; it is created if missing.
 
         Raises:
-            UserError: The disk is full, or the folder cannot be written to.
+            UserError: The disk is full, or the folder is not writable.
         """
         folder = Path(folder)
         measures = list(dict.fromkeys(name for row in self.frames for name in row.values))
@@ -214,10 +208,10 @@ class Summary:
 
     @classmethod
     def read(cls, folder: Path | str) -> Summary:
-        """The inverse of `write`, but for the sequences' curves, which the files do not hold.
+        """Read the files of `write`; the curves of sequences are not stored and stay empty.
 
         Raises:
-            UserError: A file is missing or is not what `write` leaves.
+            UserError: A file is missing or invalid.
         """
         folder = Path(folder)
         try:
@@ -232,7 +226,7 @@ class Summary:
             scores = [
                 SequenceScore(
                     name=names["sequence"],
-                    # A row of an object has the sequence's name and the object's number.
+                    # The row of an object is named <sequence>_<id>.
                     video=names["sequence"] if names["sequence"] in videos else names["sequence"].rpartition("_")[0],
                     category=names["class"] or None,
                     frames=int(names["frames"]),
@@ -252,13 +246,13 @@ class Summary:
             )
         except OSError as error:
             raise UserError(
-                f"{error.filename}: it cannot be read ({error.strerror}); give a folder that task=test or "
-                f"task=evaluate left, which holds {', '.join(FILES)}"
+                f"{error.filename}: it cannot be read ({error.strerror}); give the output folder of task=test or "
+                f"task=evaluate, which contains {', '.join(FILES)}"
             ) from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
-                f"{folder}: its {', '.join(FILES)} are not as task=test and task=evaluate leave them ({error!r}); "
-                "make them again"
+                f"{folder}: its {', '.join(FILES)} are not valid outputs of task=test or task=evaluate ({error!r}); "
+                "evaluate again"
             ) from error
 
 
@@ -277,7 +271,7 @@ def _csv(rows: list[list[Any]]) -> str:
 
 
 def _read_csv(path: Path, names: tuple[str, ...]) -> list[tuple[dict[str, str], dict[str, float]]]:
-    """The rows of a table: its columns of text, and all others as numbers where there are any."""
+    """Rows of a CSV file: the named columns as text, all others as numbers, without empty cells."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -291,7 +285,7 @@ def _numbers(values: dict[str, float | None]) -> dict[str, float]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no nan: null stands for it."""
+    """Replace nan by None, as JSON has no nan."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,11 +1,11 @@
-"""Measures of saliency maps: MAE, F-, E-, S-measure and weighted F of a soft map against a binary truth.
+"""Saliency metrics: MAE, F-measure, E-measure and S-measure of a soft map against a binary ground truth.
 
-A map is (H, W) uint8, 255 for certain foreground. Float maps in [0, 1] are rounded to 8 bits first, which is what a
-saved map is; a bool mask counts as 0 and 255. Nothing is stretched unless ``minmax`` asks for it.
+A map is (H, W) uint8, 255 for certain foreground. Float maps in [0, 1] are rounded to 8 bits, as in a saved image; a
+bool mask counts as 0 and 255. Maps are not min-max normalised unless ``minmax`` is set.
 
-All but weighted F depend on a map only through how often each of its 256 levels occurs in the foreground and in the
-background of a few rectangles. `Saliency` counts that in one pass, and everything else is arithmetic on 256 numbers.
-Values agree with the package ``pysodmetrics`` to rounding.
+These metrics depend on a map only through the histograms of its 256 levels in the foreground and background of four
+quadrants. `Saliency` computes these in one pass; everything else is arithmetic on 256 numbers. Values agree with the
+package ``pysodmetrics`` up to rounding.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from maskvos.errors import UserError
 from maskvos.metrics.arrays import as_masks, check_axes, check_same_size
 
 Structure = Literal["matlab", "torch"]
-"""Two published ways to compute S: see `s_measure`."""
+"""Two published implementations of the S-measure, see `s_measure`."""
 
 _BETA2 = 0.3
-_EPS = np.spacing(1)
+EPS = np.spacing(1)
 _TINY_TRUTH = 1e-4
 _EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """One frame, reduced to the histograms from which the measures are computed.
+    """Histograms of one frame, and the saliency metrics computed from them.
 
     Attributes:
-        quadrants: (4, 2, 256) int64. Axes: the quadrants around the truth's centroid (upper left, upper right, lower
-            left, lower right), background and foreground, levels of the map.
-        split: Row and column where the lower and the right quadrants begin.
+        quadrants: (4, 2, 256) int64. Axes: quadrants around the ground truth's centroid (upper left, upper right, lower
+            left, lower right); background and foreground; levels of the map.
+        split: First row of the lower quadrants and first column of the right quadrants.
         shape: (H, W).
-        minmax: Stretch the levels so that the map's least becomes 0 and its greatest 1.
+        minmax: Min-max normalise the map to [0, 1].
         structure: See `s_measure`.
     """
 
@@ -53,16 +52,16 @@ class Saliency:
     def of(
         cls, prediction: np.ndarray, truth: np.ndarray, minmax: bool = False, structure: Structure = "matlab"
     ) -> Saliency:
-        """Count the levels of a map.
+        """Compute the histograms of a map.
 
         Args:
-            prediction: (H, W) uint8, or float in [0, 1], or bool.
+            prediction: (H, W) uint8, float in [0, 1], or bool.
             truth: (H, W) bool.
-            minmax: As the attribute.
-            structure: As the attribute.
+            minmax: Min-max normalise the map to [0, 1].
+            structure: See `s_measure`.
 
         Raises:
-            UserError: Different sizes, or a map that is neither 8-bit nor in [0, 1].
+            UserError: Different sizes, or the map is neither 8-bit nor in [0, 1].
         """
         levels, (truth,) = as_levels(prediction), as_masks(truth)
         check_same_size(levels, truth)
@@ -78,12 +77,12 @@ class Saliency:
 
     @cached_property
     def histogram(self) -> np.ndarray:
-        """(2, 256) int64: occurrences of each level in the background and in the foreground."""
+        """(2, 256) int64: counts of each level in the background and the foreground."""
         return self.quadrants.sum(axis=0)
 
     @cached_property
     def values(self) -> np.ndarray:
-        """(256,) float64: the value in [0, 1] that each level stands for."""
+        """(256,) float64: the value in [0, 1] of each level."""
         values = np.arange(256) / 255
         present = np.flatnonzero(self.histogram.any(axis=0))
         low, high = values[present[0]], values[present[-1]]
@@ -91,7 +90,7 @@ class Saliency:
 
     @cached_property
     def curve_histogram(self) -> np.ndarray:
-        """`histogram` over the 256 thresholds of the curves, which differ from the levels when the map is stretched."""
+        """`histogram` over the 256 thresholds of the curves, which differ from the levels if ``minmax`` is set."""
         if not self.minmax:
             return self.histogram
         bins = (self.values.clip(0, 1) * 255).astype(np.intp)
@@ -159,29 +158,31 @@ class Saliency:
             return 1 - mean
         if share == 1:
             return mean
-        likeness = share * _likeness(foreground, self.values) + (1 - share) * _likeness(background, 1 - self.values)
-        return float(max(0.0, alpha * likeness + (1 - alpha) * self._structure_by_quadrant()))
+        objects = share * _object_score(foreground, self.values) + (1 - share) * _object_score(
+            background, 1 - self.values
+        )
+        return float(max(0.0, alpha * objects + (1 - alpha) * self._region_score()))
 
     def _above_adaptive(self) -> np.ndarray:
-        """(2,) background and foreground pixels that reach twice the map's mean, or 1 where that is less."""
+        """(2,) background and foreground pixels at or above twice the mean of the map (at most 1)."""
         mean = (self.histogram.sum(axis=0) @ self.values) / self.histogram.sum()
         return self.histogram[:, self.values >= min(2 * mean, 1.0)].sum(axis=1)
 
-    def _structure_by_quadrant(self) -> float:
+    def _region_score(self) -> float:
         (row, column), (height, width) = self.split, self.shape
         area = height * width
         shares = [column * row / area, row * (width - column) / area, (height - row) * column / area]
         shares.append(1 - sum(shares))
         sizes = [(row, column), (row, width - column), (height - row, column), (height - row, width - column)]
         return sum(
-            share * _similarity(counts, self.values, size, self.shape)
+            share * _ssim(counts, self.values, size, self.shape)
             for counts, share, size in zip(self.quadrants, shares, sizes, strict=True)
             if counts.any()
         )
 
 
 def mae(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
-    """Mean absolute error of a map; arguments and errors as of `Saliency.of`.
+    """Mean absolute error of a map; arguments and errors as for `Saliency.of`.
 
     Source: F. Perazzi et al., "Saliency filters", CVPR 2012.
     """
@@ -189,9 +190,9 @@ def mae(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> floa
 
 
 def f_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> np.ndarray:
-    """F-measure (beta^2 = 0.3) at each threshold: (256,), entry t takes map >= t / 255 for foreground.
+    """F-measure (beta^2 = 0.3) at each threshold: (256,), where entry t thresholds the map at >= t / 255.
 
-    0 where no foreground pixel is found. Arguments and errors as of `Saliency.of`.
+    0 if there is no true positive. Arguments and errors as for `Saliency.of`.
 
     Source: R. Achanta et al., "Frequency-tuned salient region detection", CVPR 2009.
     """
@@ -199,16 +200,16 @@ def f_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> 
 
 
 def e_curve(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> np.ndarray:
-    """Enhanced-alignment measure at each threshold: (256,), as `f_curve`; arguments and errors as of `Saliency.of`.
+    """Enhanced-alignment measure at each threshold: (256,), as `f_curve`; arguments and errors as for `Saliency.of`.
 
-    Source: D.-P. Fan et al., "Enhanced-alignment measure for binary foreground map evaluation", IJCAI 2018 (the sum is
-    divided by the number of pixels less one, as its code does, so that a perfect map exceeds 1 by that little).
+    Source: D.-P. Fan et al., "Enhanced-alignment measure for binary foreground map evaluation", IJCAI 2018 (as in the
+    authors' code, the sum is divided by the number of pixels minus one, so a perfect map scores slightly above 1).
     """
     return Saliency.of(prediction, truth, minmax).e_curve
 
 
 def max_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
-    """Greatest value of `f_curve`. Over several frames the curves are averaged first: see `Protocol`."""
+    """Maximum of `f_curve`. Over several frames the curves are averaged first, see `Protocol`."""
     return Saliency.of(prediction, truth, minmax).max_f
 
 
@@ -218,12 +219,12 @@ def mean_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> f
 
 
 def adaptive_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
-    """F-measure (beta^2 = 0.3) of the map thresholded at twice its mean (at most 1); arguments as of `Saliency.of`."""
+    """F-measure (beta^2 = 0.3) of the map thresholded at twice its mean (at most 1); arguments as for `Saliency.of`."""
     return Saliency.of(prediction, truth, minmax).adaptive_f
 
 
 def max_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
-    """Greatest value of `e_curve`. Over several frames the curves are averaged first: see `Protocol`."""
+    """Maximum of `e_curve`. Over several frames the curves are averaged first, see `Protocol`."""
     return Saliency.of(prediction, truth, minmax).max_e
 
 
@@ -233,7 +234,7 @@ def mean_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> f
 
 
 def adaptive_e(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
-    """E-measure of the map thresholded at twice its mean (at most 1); arguments as of `Saliency.of`."""
+    """E-measure of the map thresholded at twice its mean (at most 1); arguments as for `Saliency.of`."""
     return Saliency.of(prediction, truth, minmax).adaptive_e
 
 
@@ -244,64 +245,41 @@ def s_measure(
     minmax: bool = False,
     structure: Structure = "matlab",
 ) -> float:
-    """Structure measure: likeness of the object, and of the four quadrants around the truth's centroid.
+    """Structure measure: object-aware similarity, and region-aware similarity of the quadrants around the centroid.
 
     Args:
-        prediction: As of `Saliency.of`.
+        prediction: As for `Saliency.of`.
         truth: (H, W) bool.
-        alpha: Weight of the object's part.
-        minmax: As of `Saliency`.
+        alpha: Weight of the object-aware term.
+        minmax: As for `Saliency.of`.
         structure: ``matlab``: the centroid's row and column belong to the upper and left quadrants, as in the authors'
-            code and pysodmetrics. ``torch``: they belong to the lower and right ones, and a truth of less than 1e-4 of
-            the frame counts as empty, as in the PyTorch ports that much work on video saliency was evaluated with.
+            code and pysodmetrics. ``torch``: they belong to the lower and right quadrants, and a ground truth of less
+            than 1e-4 of the frame counts as empty, as in the PyTorch ports used in many video saliency papers.
 
     Raises:
-        UserError: As of `Saliency.of`.
+        UserError: As for `Saliency.of`.
 
-    Source: D.-P. Fan et al., "Structure-measure: a new way to evaluate foreground maps", ICCV 2017. A quadrant without
-    pixels counts nothing (the references return nan).
+    Source: D.-P. Fan et al., "Structure-measure: a new way to evaluate foreground maps", ICCV 2017. Empty quadrants are
+    ignored (the reference implementations return nan).
     """
     return Saliency.of(prediction, truth, minmax, structure).s_measure(alpha)
 
 
-def weighted_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) -> float:
-    """Weighted F-measure (beta = 1): errors weigh more far from the object and less where neighbours are right.
-
-    Arguments and errors as of `Saliency.of`; 0 for an empty truth.
-
-    Source: R. Margolin et al., "How to evaluate foreground maps?", CVPR 2014.
-    """
-    saliency = Saliency.of(prediction, truth, minmax)
-    foreground = as_masks(truth)[0].view(bool)
-    if not foreground.any():
-        return 0.0
-    error = np.abs(saliency.values[as_levels(prediction)] - foreground)
-    distance, (rows, columns) = ndimage.distance_transform_edt(~foreground, return_indices=True)
-    # A background pixel takes over the error of the nearest foreground pixel before the errors are smoothed.
-    smooth = cv2.filter2D(error[rows, columns], -1, _GAUSS, borderType=cv2.BORDER_CONSTANT)
-    error = np.where(foreground & (smooth < error), smooth, error)
-    error *= np.where(foreground, 1.0, 2 - np.exp(np.log(0.5) / 5 * distance))
-    true, found = np.count_nonzero(foreground), error[foreground].sum()
-    recall = 1 - found / true
-    precision = (true - found) / (true - found + error[~foreground].sum() + _EPS)
-    return float(2 * recall * precision / (recall + precision + _EPS))
-
-
 def f_curve_of(histogram: np.ndarray) -> np.ndarray:
-    """`f_curve` from the levels' occurrences in background and foreground, (2, 256)."""
+    """`f_curve` from the histograms of background and foreground, (2, 256)."""
     return _f(_at_or_above(histogram), histogram.sum(axis=1))
 
 
 def e_curve_of(histogram: np.ndarray) -> np.ndarray:
-    """`e_curve` from the levels' occurrences in background and foreground, (2, 256)."""
+    """`e_curve` from the histograms of background and foreground, (2, 256)."""
     return _e(_at_or_above(histogram), histogram.sum(axis=1))
 
 
 def as_levels(prediction: np.ndarray) -> np.ndarray:
-    """A map as (H, W) uint8: as it is, or rounded from float in [0, 1], or 0 and 255 from bool.
+    """Convert a map to (H, W) uint8: floats in [0, 1] are rounded, bool becomes 0 and 255.
 
     Raises:
-        UserError: Another type, or float values outside [0, 1].
+        UserError: Unsupported dtype, or float values outside [0, 1].
     """
     prediction = np.asarray(prediction)
     check_axes(prediction)
@@ -310,27 +288,18 @@ def as_levels(prediction: np.ndarray) -> np.ndarray:
     if prediction.dtype == np.bool_:
         return np.where(prediction, np.uint8(255), np.uint8(0))
     if not np.issubdtype(prediction.dtype, np.floating):
-        raise UserError(f"saliency map of type {prediction.dtype}: give uint8, bool, or float in [0, 1]")
+        raise UserError(f"saliency map of type {prediction.dtype}: expected uint8, bool, or float in [0, 1]")
     low, high = prediction.min(), prediction.max()
     if not (low >= 0 and high <= 1):
         raise UserError(
-            f"saliency map with values from {low} to {high}: float maps lie in [0, 1]; apply the sigmoid, or divide by"
-            " 255"
+            f"saliency map with values from {low} to {high}: float maps must be in [0, 1]; apply the sigmoid, or"
+            " divide by 255"
         )
     return np.rint(prediction * 255).astype(np.uint8)
 
 
-def _gauss(size: int = 7, sigma: float = 5.0) -> np.ndarray:
-    axis = np.arange(size) - size // 2
-    kernel = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * sigma**2))
-    return kernel / kernel.sum()
-
-
-_GAUSS = _gauss()
-
-
 def _split(truth: np.ndarray, structure: Structure) -> tuple[int, int]:
-    """Where the lower and right quadrants begin, for a truth (H, W) uint8 of 0 and 1."""
+    """First row of the lower and first column of the right quadrants, for a ground truth (H, W) uint8 of 0 and 1."""
     count = cv2.countNonZero(truth)
     offset = 1 if structure == "matlab" else 0
     if not count:
@@ -342,7 +311,7 @@ def _split(truth: np.ndarray, structure: Structure) -> tuple[int, int]:
 
 
 def _count_levels(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(2, 256) int64: occurrences of each level in background and foreground of two (H, W) uint8 arrays."""
+    """(2, 256) int64: histograms of a map (H, W) uint8 in background and foreground of a mask (H, W) uint8."""
     if not levels.size:
         return np.zeros((2, 256), np.int64)
     if levels.size < _EXACT_IN_FLOAT32:  # OpenCV returns counts as float32
@@ -384,35 +353,35 @@ def _e(above: np.ndarray, totals: np.ndarray) -> np.ndarray:
             for is_predicted in (1, 0):
                 count = above[is_truth] if is_predicted else totals[is_truth] - above[is_truth]
                 a, b = is_predicted - mean_prediction, is_truth - mean_truth
-                aligned += count * (2 * a * b / (a * a + b * b + _EPS) + 1) ** 2 / 4
-    return aligned / (pixels - 1 + _EPS)
+                aligned += count * (2 * a * b / (a * a + b * b + EPS) + 1) ** 2 / 4
+    return aligned / (pixels - 1 + EPS)
 
 
-def _likeness(counts: np.ndarray, values: np.ndarray) -> float:
-    """The object's part of S for a region whose value should be 1 everywhere: counts and values (256,)."""
+def _object_score(counts: np.ndarray, values: np.ndarray) -> float:
+    """Object-aware similarity of a region that should be 1 everywhere: counts and values (256,)."""
     pixels = counts.sum()
     mean = counts @ values / pixels
     deviation = np.sqrt(counts @ (values - mean) ** 2 / (pixels - 1)) if pixels > 1 else 0.0
-    return 2 * mean / (mean**2 + 1 + deviation + _EPS)
+    return 2 * mean / (mean**2 + 1 + deviation + EPS)
 
 
-def _similarity(counts: np.ndarray, values: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> float:
-    """Structural similarity of one quadrant: counts (2, 256), values (256,), its size within a frame of `shape`."""
+def _ssim(counts: np.ndarray, values: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> float:
+    """Structural similarity (SSIM) of one quadrant: counts (2, 256), values (256,), its size in a frame of `shape`."""
     pixels = counts.sum()
     present = np.flatnonzero(counts.any(axis=0))
     if len(present) == 1 and 0 < values[present[0]] < 1:
-        # Whether the mean of equal numbers is that number depends on how a sum of floats is rounded, and the reference
-        # then scores 0 or 1: the same sum is made here.
+        # Whether the mean of equal floats is exactly that float depends on rounding, and decides between a score of 0
+        # and 1 in the reference code: compute the same sum here.
         mean = np.full(shape, values[present[0]])[: size[0], : size[1]].mean()
     else:
         mean = counts.sum(axis=0) @ values / pixels
     share = counts[1].sum() / pixels
-    scale = pixels - 1 + _EPS
+    scale = pixels - 1 + EPS
     variance = counts.sum(axis=0) @ (values - mean) ** 2 / scale
     variance_truth = pixels * share * (1 - share) / scale
     covariance = (counts[1] @ (values - mean) * (1 - share) - counts[0] @ (values - mean) * share) / scale
     numerator = 4 * mean * share * covariance
     denominator = (mean**2 + share**2) * (variance + variance_truth)
     if numerator != 0:
-        return float(numerator / (denominator + _EPS))
+        return float(numerator / (denominator + EPS))
     return 1.0 if denominator == 0 else 0.0

@@ -1,4 +1,4 @@
-"""Scores of video masks as a torchmetrics `Metric`: per-frame numbers, keyed by sequence and frame."""
+"""Video segmentation scores as a torchmetrics `Metric`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from maskvos.types import Video
 
 
 class VideoMetric(Metric):
-    """Scores frames as they come and averages them as the protocol says.
+    """Scores frames and averages them according to a protocol.
 
-    Each frame is scored on the CPU when it arrives and only its numbers are kept, as one line of text in a uint8
-    tensor, which torchmetrics gathers from all processes like any other state. Frames are told apart by name, so the
-    result does not depend on batches, order or processes, and a frame that a sampler repeats counts once.
+    Each frame is scored on the CPU as it arrives. Only its scores are kept, as a line of text in a uint8 tensor that
+    torchmetrics gathers from all processes like any other state. Frames are identified by name, so the result does not
+    depend on batch size, order or number of processes, and frames that a distributed sampler repeats count once.
 
     Args:
-        protocol: Which frames count, which measures, how they are averaged.
-        kwargs: As of `torchmetrics.Metric`.
+        protocol: The evaluation protocol.
+        kwargs: Arguments of `torchmetrics.Metric`.
     """
 
     full_state_update = False
@@ -39,12 +39,12 @@ class VideoMetric(Metric):
         self.add_state("records", default=[], dist_reduce_fx="cat")
 
     def expect(self, videos: Sequence[Video]) -> None:
-        """Tell which frames there are, and which of a video are its first and last.
+        """Set the frames that each video has, so that the first and last can be excluded.
 
-        Without this the frames that were scored are taken for all there are.
+        Without this, the scored frames are assumed to be complete.
 
         Args:
-            videos: With `name`, `category` and all `frames` in order of time.
+            videos: Videos with `name`, `category` and all `frames` in temporal order.
         """
         self.videos = list(videos)
 
@@ -58,18 +58,18 @@ class VideoMetric(Metric):
         """Score a batch of frames.
 
         Args:
-            predictions: B arrays (H0, W0) at the frames' own sizes: float probabilities in [0, 1], or bool.
-            truths: B arrays (H0, W0) bool, or None where a frame is not annotated (it is then not scored).
-            videos: B names of sequences.
-            frames: B names of frames.
+            predictions: B arrays (H0, W0) at original resolution: float probabilities in [0, 1], or bool.
+            truths: B arrays (H0, W0) bool, or None for frames without annotation, which are not scored.
+            videos: B sequence names.
+            frames: B frame names.
 
         Raises:
-            UserError: Lists of different length, or a prediction that does not fit its truth.
+            UserError: Lists of different length, or a prediction and its ground truth differ in size.
         """
         lengths = {len(predictions), len(truths), len(videos), len(frames)}
         if len(lengths) > 1:
             raise UserError(
-                f"a batch of {sorted(lengths)} entries: give one prediction, one truth and two names for each frame"
+                f"a batch of {sorted(lengths)} entries: give one prediction, truth, video name and frame name per frame"
             )
         lines = [
             self.protocol.score(video, frame, _array(prediction), _array(truth)).to_line()
@@ -78,34 +78,34 @@ class VideoMetric(Metric):
         ]
         text = "".join(line + "\n" for line in lines).encode()
         self.records.append(
-            torch.frombuffer(bytearray(text), dtype=torch.uint8).to(self.device) if text else _nothing(self)
+            torch.frombuffer(bytearray(text), dtype=torch.uint8).to(self.device) if text else _empty(self)
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """Score by measure over everything seen by all processes; float64 scalars, empty when no frame counts."""
+        """Name to score over all frames of all processes, as float64 scalars; empty if no frame counts."""
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         overall = self.summary().overall
         return {name: torch.tensor(value, dtype=dtype, device=self.device) for name, value in overall.items()}
 
     def summary(self) -> Summary:
-        """Everything that is known: per frame, per sequence, overall.
+        """Scores per frame, per sequence and overall.
 
-        In a run of several processes all of them must call this (or `compute`), as it gathers the scores.
+        Gathers the scores, so in a distributed run all processes must call this (or `compute`).
         """
         with self.sync_context(should_sync=self._to_sync and not self._is_synced, should_unsync=not self._is_synced):
             text = bytes(dim_zero_cat(self.records).cpu().numpy()).decode() if len(self.records) else ""
-        # Sorted, so that of two scores of one frame the same one counts whatever the order of arrival.
+        # Sort, so that of duplicate scores of one frame the same one counts in any order of arrival.
         scores = [FrameScore.from_line(line) for line in sorted(set(text.splitlines()))]
         return self.protocol.summarise(scores, self.videos)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the states of all processes; one that has scored nothing takes part with an empty state."""
+        """Gather the states of all processes; a process without scores contributes an empty state."""
         if isinstance(self.records, list) and not self.records:
-            self.records.append(_nothing(self))
+            self.records.append(_empty(self))
         super().sync(*args, **kwargs)
 
 
-def _nothing(metric: Metric) -> Tensor:
+def _empty(metric: Metric) -> Tensor:
     return torch.zeros(0, dtype=torch.uint8, device=metric.device)
 
 
