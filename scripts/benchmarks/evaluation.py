@@ -187,7 +187,7 @@ def measure(pairs: list[tuple[np.ndarray, np.ndarray]], repeats: int) -> dict[st
 
 def measure_decoding(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
     """Milliseconds to read one mask PNG."""
-    from maskvos.metrics.reading import read_picture
+    from maskvos.metrics.reading import read_prediction
 
     with tempfile.TemporaryDirectory() as folder:
         times = []
@@ -197,7 +197,7 @@ def measure_decoding(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
             single = []
             for _ in range(3):
                 start = time.perf_counter()
-                read_picture(path)
+                read_prediction(path)
                 single.append(time.perf_counter() - start)
             times.append(min(single))
     return 1000 * float(np.mean(times))
