@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fakes
-from maskvos.data.datamodule import EpochSampler, ShareSampler, VideoDataModule
+from maskvos.data.datamodule import EpochSampler, EvalSampler, VideoDataModule
 from maskvos.data.datasets.davis import davis
-from maskvos.data.datasets.folder import folder
 from maskvos.data.transforms import HorizontalFlip
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
@@ -38,7 +37,6 @@ def build(root: Path, **options: Any) -> VideoDataModule:
         "train": partial(davis, root, "train", hold_out=["bus"]),
         "val": partial(davis, root, "held_out", hold_out=["bus"]),
         "test": partial(davis, root, "val"),
-        "predict": partial(folder, root / "JPEGImages/480p"),
         "size": (32, 48),
         "batch_size": 4,
         "num_workers": 0,
@@ -79,19 +77,19 @@ def test_evaluation_batches_are_complete_and_in_order(root: Path) -> None:
     assert {name for batch in data.val_dataloader() for name in batch["video"]} == {"bus"}
 
 
-def test_a_second_look_is_taken_outside_of_training(root: Path) -> None:
-    data = build(root, second_look={"direction": "backward", "gap": 2}, flow_pairs=[{"direction": "backward"}])
-    for stage, part in {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}.items():
+def test_flow_for_test_time_augmentation_is_loaded_outside_of_training(root: Path) -> None:
+    data = build(root, tta_flow={"direction": "backward", "gap": 2}, flow_pairs=[{"direction": "backward"}])
+    for stage, split in {"fit": "train", "validate": "val", "test": "test"}.items():
         data.setup(stage)
-        for batch in getattr(data, f"{part}_dataloader")():
-            assert ("second_flow" in batch) == (part != "train")
-    with pytest.raises(UserError, match="second_look=null"):
-        build(root, flow=FlowStore(), second_look={"direction": "backward"})
-    with pytest.raises(UserError, match="flow_pairs=null"):
+        for batch in getattr(data, f"{split}_dataloader")():
+            assert ("tta_flow" in batch) == (split != "train")
+    with pytest.raises(UserError, match=r"tta\.flow=null"):
+        build(root, flow=FlowStore(), tta_flow={"direction": "backward"})
+    with pytest.raises(UserError, match=r"data\.flow_pairs=null"):
         build(root, flow=FlowStore(), flow_pairs=[{"direction": "backward"}]).train_dataloader()
     for wrong in ({"gap": 2}, {"direction": "backward", "step": 2}):
-        with pytest.raises(UserError, match=r"data\.second_look: .*give direction"):
-            build(root, second_look=wrong)
+        with pytest.raises(UserError, match=r"tta\.flow: .*give direction"):
+            build(root, tta_flow=wrong)
 
 
 def test_batches_of_several_scales_are_whole_and_drawn_by_their_number(root: Path) -> None:
@@ -125,19 +123,23 @@ def test_processes_train_on_one_scale_at_a_time() -> None:
     assert [scale for *_, scale in samplers[0]][::4] != scales[0]
 
 
-def test_a_score_counts_no_sample_twice() -> None:
-    shares = [list(ShareSampler(range(7), 3, rank, shuffle=False)) for rank in range(3)]
-    assert sorted(index for share in shares for index in share) == list(range(7))
-    assert [len(ShareSampler(range(7), 3, rank, shuffle=False)) for rank in range(3)] == list(map(len, shares))
+@given(count=st.integers(1, 40), replicas=st.integers(1, 3), batch_size=st.integers(1, 5), workers=st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_score_counts_no_sample_twice(count: int, replicas: int, batch_size: int, workers: int) -> None:
+    samplers = [EvalSampler(range(count), replicas, rank, batch_size, workers) for rank in range(replicas)]  # type: ignore[arg-type]
+    assert sorted(index for sampler in samplers for index in sampler) == list(range(count))
+    assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers]
 
 
-def test_prediction_needs_no_dataset(root: Path, tmp_path: Path) -> None:
-    fakes.write_folder(tmp_path / "mine", frames=3)
-    data = build(tmp_path / "nowhere", predict=partial(folder, tmp_path / "mine"))
-    data.setup("predict")
-    assert [name for batch in data.predict_dataloader() for name in batch["frame"]] == ["00000", "00001", "00002"]
-    data.done = lambda name: name == "mine"
-    assert list(data.predict_dataloader()) == []
+def test_a_loading_process_evaluates_neighbouring_frames() -> None:
+    order = list(EvalSampler(range(24), batch_size=2, workers=3))  # type: ignore[arg-type]
+    batches = [order[start : start + 2] for start in range(0, 24, 2)]
+    runs = [[index for batch in batches[worker::3] for index in batch] for worker in range(3)]
+    assert runs == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
+
+
+def test_a_missing_dataset_is_named_when_it_is_needed(tmp_path: Path) -> None:
+    data = build(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no folder 'nowhere'"):
         data.setup("fit")
 
@@ -152,18 +154,18 @@ def test_sizes_are_tuples_after_pinning(root: Path) -> None:
     assert after.keys() == batch.keys()
 
 
-def test_parts_that_are_not_there(root: Path) -> None:
+def test_missing_splits_are_named(root: Path) -> None:
     data = VideoDataModule(FlowStore(DIS()), train=partial(davis, root, "train"), num_workers=0)
     data.setup("fit")
     assert data.val_dataloader() == []
-    for stage in ("test", "validate", "predict"):
-        with pytest.raises(UserError, match="only train; choose another data="):
+    for stage in ("test", "validate"):
+        with pytest.raises(UserError, match=r"it has: train\); choose another data="):
             data.setup(stage)
-    data = VideoDataModule(FlowStore(DIS()), train=list, predict=lambda: davis(root, "val") * 2)
+    data = VideoDataModule(FlowStore(DIS()), train=list, test=lambda: davis(root, "val") * 2)
     with pytest.raises(UserError, match="list of train videos is empty"):
         data.setup("fit")
-    with pytest.raises(UserError, match="2 predict videos are called 'blackswan'"):
-        data.setup("predict")
+    with pytest.raises(UserError, match="2 test videos named 'blackswan'"):
+        data.setup("test")
 
 
 def test_impossible_settings(root: Path) -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import pickle
-import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import albumentations as A
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import fakes
-from maskvos.data.dataset import FrameDataset, StreamDataset, collate, read_mask
+from maskvos.data.dataset import FrameDataset, collate, read_mask
 from maskvos.data.datasets.davis import davis
 from maskvos.data.datasets.folder import folder
 from maskvos.data.transforms import HorizontalFlip, Transform
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
+from maskvos.media.images import read_image
 from maskvos.types import Frame, MaskRule, Video
 
 
@@ -67,7 +64,7 @@ def test_an_evaluation_sample_has_truth_and_image_at_their_own_size(root: Path, 
 
 def test_flow_vectors_are_scaled_to_the_size_of_the_network(root: Path) -> None:
     class Constant:
-        def load(self, video: Video, index: int) -> np.ndarray:
+        def load(self, video: Video, index: int, **options: object) -> np.ndarray:
             return np.full((*fakes.SIZE, 2), 3, np.float32)
 
     sample = FrameDataset(davis(root, "val"), Constant(), Transform((24, 60)))[0]  # type: ignore[arg-type]
@@ -204,114 +201,43 @@ def test_corrupt_files_are_named(root: Path, flow: FlowStore, content: bytes | s
         dataset[1]
 
 
-# ---------------------------------------------------------------------- streams
-
-
-def test_a_stream_yields_every_frame_in_order_with_its_own_name(tmp_path: Path, flow: FlowStore) -> None:
-    fakes.write_folder(tmp_path / "b", frames=4)
-    fakes.write_folder(tmp_path / "a", frames=2, size=(60, 50))
-    samples = list(StreamDataset(folder(tmp_path), flow, PLAIN))
-    assert [(s["video"], s["frame"]) for s in samples] == [
-        ("a", "00000"), ("a", "00001"), ("b", "00000"), ("b", "00001"), ("b", "00002"), ("b", "00003"),
-    ]  # fmt: skip
-    assert samples[0]["size"] == (60, 50)
-    assert samples[0]["image"].shape == (60, 50, 3)
-    assert all(sample["rgb"].shape == (3, 32, 48) and sample["flow"].shape == (2, 32, 48) for sample in samples)
-    # The same flow as the store gives by index.
-    video = folder(tmp_path / "b")[0]
-    for index, sample in enumerate(samples[2:]):
-        expected = PLAIN(sample["image"], flow.load(video, index))
-        torch.testing.assert_close(sample["flow"], expected["flow"])
+# ---------------------------------------------------------------------- flow
 
 
 @pytest.mark.parametrize(("direction", "gap", "sign"), [("backward", 1, -1), ("backward", 2, -1), ("forward", 2, 1)])
-def test_a_second_look_has_flow_of_its_own(
-    tmp_path: Path, flow: FlowStore, direction: str, gap: int, sign: int
-) -> None:
+def test_tta_flow_points_as_the_flow_does(tmp_path: Path, flow: FlowStore, direction: str, gap: int, sign: int) -> None:
     fakes.write_folder(tmp_path / "a", frames=4)
     [video] = videos = folder(tmp_path / "a")
-    second = flow.joining(direction, gap)
-    frames = FrameDataset(videos, flow, PLAIN, annotated_only=False, second=second)
-    for index, sample in enumerate(StreamDataset(videos, flow, PLAIN, second=second)):
-        expected = sign * PLAIN.of_flow(second.load(video, index))
-        torch.testing.assert_close(sample["second_flow"], expected)
-        torch.testing.assert_close(frames[index]["second_flow"], expected)
-        torch.testing.assert_close(sample["flow"], PLAIN.of_flow(flow.load(video, index)))
-    assert index == 3
+    other = flow.joining(direction, gap)
+    frames = FrameDataset(videos, flow, PLAIN, annotated_only=False, tta_flow=other)
+    for index in range(4):
+        expected = sign * PLAIN.of_flow(other.load(video, index))
+        torch.testing.assert_close(frames[index]["tta_flow"], expected)
+        torch.testing.assert_close(frames[index]["flow"], PLAIN.of_flow(flow.load(video, index)))
+
+
+def test_neighbouring_frames_are_decoded_once(root: Path, flow: FlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def count(path: Path) -> np.ndarray:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr("maskvos.data.dataset.read_image", count)
+    dataset = FrameDataset(davis(root, "val"), flow, PLAIN, tta_flow=flow.joining("backward"))
+    for index in range(len(dataset)):
+        dataset[index]
+    assert sorted(read) == sorted(frame.image for video in dataset.videos for frame in video.frames)
 
 
 def test_training_draws_the_flow_of_several_pairs_of_frames(root: Path, flow: FlowStore) -> None:
     stores = [flow, flow.joining("backward"), flow.joining("forward", 2)]
     videos = davis(root, "val")
-    dataset = FrameDataset(videos, flow, PLAIN, others=stores[1:])
+    dataset = FrameDataset(videos, flow, PLAIN, other_flows=stores[1:])
     known = [PLAIN.of_flow(store.load(videos[0], 0)) for store in stores]
     drawn = [[torch.equal(dataset[epoch, 0]["flow"], one) for one in known].index(True) for epoch in range(40)]
     assert min(drawn.count(store) for store in range(3)) >= 5
     assert drawn == [[torch.equal(dataset[e, 0]["flow"], one) for one in known].index(True) for e in range(40)]
-
-
-def test_finished_videos_are_left_out(tmp_path: Path, flow: FlowStore) -> None:
-    for name in "abc":
-        fakes.write_folder(tmp_path / name, frames=2)
-    stream = StreamDataset(folder(tmp_path), flow, PLAIN, done=lambda name: name != "b")
-    assert [sample["video"] for sample in stream] == ["b", "b"]
-
-
-def test_a_stream_has_one_order_whatever_the_number_of_workers(tmp_path: Path, flow: FlowStore) -> None:
-    fakes.write_folder(tmp_path / "a", frames=5)
-    cv2.setNumThreads(1)  # as the data module does before it forks
-    for workers in (0, 1, 2):
-        stream = StreamDataset(folder(tmp_path), flow, PLAIN)
-        loader = DataLoader(stream, 2, num_workers=workers, collate_fn=collate, timeout=60 if workers else 0)
-        assert [name for batch in loader for name in batch["frame"]] == [f"{i:05d}" for i in range(5)]
-
-
-def test_a_still_image_has_zero_flow(tmp_path: Path, flow: FlowStore) -> None:
-    fakes.write_frame(tmp_path / "one.png", 0)
-    [sample] = StreamDataset(folder(tmp_path / "one.png"), flow, PLAIN, second=flow.joining("backward"))
-    assert not sample["flow"].any()
-    assert not sample["second_flow"].any()
-    assert sample["frame"] == "one"
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_movie_of_one_frame_is_seen_without_motion(
-    flow: FlowStore, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    monkeypatch.setattr("maskvos.data.dataset.read_video", lambda path: map(fakes.frame, range(count)))
-    stream = StreamDataset([Video("film", file=Path("film.mp4"))], flow, PLAIN, motion_as_option=0.0)
-    assert [bool(sample["motion"]) for sample in stream] == [count > 1] * count
-
-
-def test_frames_of_several_sizes_are_refused(tmp_path: Path, flow: FlowStore) -> None:
-    fakes.write_folder(tmp_path / "a", frames=2)
-    fakes.write_frame(tmp_path / "a" / "00002.jpg", 2, (20, 30))
-    with pytest.raises(UserError, match=r"00002.jpg is 30x20 and 00000.jpg 80x48"):
-        list(StreamDataset(folder(tmp_path / "a"), flow, PLAIN))
-
-
-def test_a_movie_is_read_as_a_stream(tmp_path: Path, flow: FlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[weakref.ref] = []
-    alive: list[int] = []
-
-    def movie(path: Path) -> Iterator[np.ndarray]:
-        for index in range(60):
-            frame = fakes.frame(index)
-            read.append(weakref.ref(frame))
-            alive.append(sum(ref() is not None for ref in read))
-            yield frame
-
-    monkeypatch.setattr("maskvos.data.dataset.read_video", movie)
-    names = []
-    second = flow.joining("backward", 2)
-    for sample in StreamDataset([Video("film", file=tmp_path / "film.mp4")], flow, PLAIN, second=second):
-        names.append(sample["frame"])
-        del sample
-    assert names == [f"{i:05d}" for i in range(60)]
-    assert 1 < max(alive) < 12
-    monkeypatch.setattr("maskvos.data.dataset.read_video", lambda path: iter(()))
-    with pytest.raises(UserError, match=r"film.mp4 has no frame"):
-        list(StreamDataset([Video("film", file=tmp_path / "film.mp4")], flow, PLAIN))
 
 
 def test_datasets_can_be_sent_to_workers(root: Path, flow: FlowStore) -> None:

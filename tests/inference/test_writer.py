@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,69 +14,43 @@ import av
 import cv2
 import numpy as np
 import pytest
-import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader, IterableDataset
 
-from maskvos.data.dataset import collate
+from maskvos.data.streams import FrameTimes, read_frames
 from maskvos.errors import UserError
 from maskvos.flow.codec import flow_to_rgb
-from maskvos.inference import writer as writers
-from maskvos.inference.writer import PredictionWriter, draw_flow
-from maskvos.media.images import read_image, write_image
+from maskvos.inference.segmenter import SegmentedFrame
+from maskvos.inference.video_folder import draw_flow
+from maskvos.inference.writer import PredictionWriter, write_predictions
+from maskvos.media.images import write_image
 from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
-from maskvos.types import Frame, Sample, Video
+from maskvos.types import Frame, Video
 
 SIZE = (36, 52)
 # To the right, on a grid of other proportions than the frame's.
-FLOW = torch.tensor([2.0, 0.0])[:, None, None].expand(2, 16, 16)
+FLOW = np.broadcast_to(np.array([2.0, 0.0], np.float32), (16, 16, 2))
 
 
-class Bright(pl.LightningModule):
-    """Finds what is bright; its only weight makes two of them differ."""
+class Bright:
+    """Stands in for a `Segmenter`: what is bright is the object; ``weight`` makes two of them differ."""
 
     def __init__(self, weight: float = 0.0, stop_at: int | None = None, error: type[BaseException] = KeyboardInterrupt):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(weight))
+        self.settings = {"weights": str(weight)}
         self.stop_at, self.error, self.seen = stop_at, error, 0
-
-    def predict_step(self, batch: Any, batch_idx: int) -> list[np.ndarray]:
-        self.seen += len(batch["video"])
-        if self.stop_at is not None and self.seen > self.stop_at:
-            raise self.error
-        return [image.mean(axis=-1).astype(np.float32) / 255 for image in batch["image"]]
-
-
-class Stream(IterableDataset):
-    """Frames of videos in order, as the data room yields them."""
-
-    def __init__(self, videos: list[Video], done: Any, read: list[str]) -> None:
-        self.videos, self.done, self.read = videos, done, read
-
-    def __iter__(self) -> Iterator[Sample]:
-        for video in self.videos:
-            if self.done(video.name):
-                continue
-            self.read.append(video.name)
-            frames = read_video(video.file) if video.file else (read_image(f.image) for f in video.frames)
-            for index, image in enumerate(frames):
-                name = video.frames[index].name if video.frames else f"{index:05d}"
-                yield Sample(video=video.name, frame=name, size=image.shape[:2], image=image, flow=FLOW)
-
-
-class Data(pl.LightningDataModule):
-    def __init__(self, videos: list[Video], batch_size: int = 3) -> None:
-        super().__init__()
-        self.list, self.batch_size = videos, batch_size
-        self.done: Any = lambda name: False
         self.read: list[str] = []
 
-    def videos(self, part: str) -> list[Video]:
-        assert part == "predict"
-        return self.list
+    def probability(self, frame: np.ndarray) -> np.ndarray:
+        return frame.mean(axis=-1).astype(np.float32) / 255
 
-    def predict_dataloader(self) -> DataLoader:
-        return DataLoader(Stream(self.list, self.done, self.read), batch_size=self.batch_size, collate_fn=collate)
+    def stream_video(self, video: Video, times: FrameTimes) -> Iterator[SegmentedFrame]:
+        self.read.append(video.name)
+        for index, frame in enumerate(read_frames(video)):
+            self.seen += 1
+            if self.stop_at is not None and self.seen > self.stop_at:
+                raise self.error
+            name = video.frames[index].name if video.frames else f"{index:05d}"
+            probability = self.probability(frame)
+            time = float(times.at(index))
+            yield SegmentedFrame(frame, probability, probability > 0.5, index, time, name, FLOW)
 
 
 def image(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -103,29 +76,29 @@ def movie(root: Path, name: str, count: int = 6, fps: Fraction = Fraction(30000,
     return Video(name, file=root / f"{name}.mp4")
 
 
-def predict(writer: PredictionWriter, videos: list[Video], model: Bright | None = None, limit: Any = None) -> Data:
-    data = Data(videos)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        callbacks=[writer],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        limit_predict_batches=limit,
-    )
-    trainer.predict(model or Bright(), data, return_predictions=False)
-    return data
+def predict(output: Path, videos: list[Video], model: Bright | None = None, **options: Any) -> PredictionWriter:
+    """Write predictions; ``settings`` add to those of the model."""
+    model = model or Bright()
+    settings = {**model.settings, **options.pop("settings", {})}
+    writer = PredictionWriter(output, settings=settings, **options)
+    write_predictions(model, videos, writer, progress=False)  # type: ignore[arg-type]
+    return writer
+
+
+def names_read(output: Path, videos: list[Video], **options: Any) -> list[str]:
+    """Videos that a repeated run segments."""
+    model = Bright()
+    predict(output, videos, model, **options)
+    return model.read
 
 
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_all_kinds_of_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_all_kinds_of_a_folder_of_frames(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "walk")
-    writer = PredictionWriter(tmp_path / "out", kinds=["masks", "soft", "overlay", "cutout"], frame_rate=12)
-    predict(writer, [video])
+    writer = predict(tmp_path / "out", [video], kinds=["masks", "soft", "overlay", "cutout"], frame_rate=12)
     folder = tmp_path / "out" / "walk"
     assert sorted(os.listdir(folder)) == ["cutout", "manifest.json", "masks", "overlay.mp4", "soft"]
     for kind in ("masks", "soft", "cutout"):
@@ -148,7 +121,7 @@ def test_all_kinds_of_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureF
     # Red over white inside, untouched far outside.
     assert drawn[0][14, 15, 0] > drawn[0][14, 15, 1] + 40
     assert np.abs(drawn[0][32, 45].astype(int) - 40).max() < 12
-    printed = capsys.readouterr().out
+    printed = writer.summary()
     assert "segmented 1 video, 4 frames" in printed
     assert "frames/s" in printed
     assert str(folder) in printed
@@ -160,7 +133,7 @@ def test_all_kinds_of_a_folder_of_frames(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_side_by_side_shows_frame_flow_and_mask_at_the_movies_rate(tmp_path: Path) -> None:
     video = movie(tmp_path / "in", "clip")
-    predict(PredictionWriter(tmp_path / "out", kinds=["side_by_side", "masks"]), [video])
+    predict(tmp_path / "out", [video], kinds=["side_by_side", "masks"])
     path = tmp_path / "out" / "clip" / "side_by_side.mp4"
     assert sorted(os.listdir(path.parent)) == ["manifest.json", "masks", "side_by_side.mp4"]
     assert probe(path).fps == Fraction(30000, 1001)
@@ -173,9 +146,9 @@ def test_side_by_side_shows_frame_flow_and_mask_at_the_movies_rate(tmp_path: Pat
         assert np.abs(frame - image(index))[2:-2, 2:-2].mean() < 8
         assert np.abs(flow - flow_to_rgb(np.full((1, 1, 2), (2.0, 0.0), np.float32)))[4:-4, 4:-4].max() < 12
         assert np.abs(mask[..., 0] - 255 * (image(index)[..., 0] > 128)).mean() < 6
-    assert predict(PredictionWriter(tmp_path / "out", kinds=["side_by_side", "masks"]), [video]).read == []
+    assert names_read(tmp_path / "out", [video], kinds=["side_by_side", "masks"]) == []
     path.unlink()
-    assert predict(PredictionWriter(tmp_path / "out", kinds=["side_by_side", "masks"]), [video]).read == ["clip"]
+    assert names_read(tmp_path / "out", [video], kinds=["side_by_side", "masks"]) == ["clip"]
 
 
 def test_flow_is_drawn_in_the_directions_that_it_has_on_the_frame() -> None:
@@ -195,7 +168,7 @@ def atoms(path: Path) -> list[str]:
 
 
 def test_movies_are_made_for_browsers(tmp_path: Path) -> None:
-    predict(PredictionWriter(tmp_path / "out", kinds=["overlay", "side_by_side"]), [frames_video(tmp_path, "a")])
+    predict(tmp_path / "out", [frames_video(tmp_path, "a")], kinds=["overlay", "side_by_side"])
     for name in ("overlay.mp4", "side_by_side.mp4"):
         path = tmp_path / "out" / "a" / name
         names = atoms(path)
@@ -207,17 +180,17 @@ def test_movies_are_made_for_browsers(tmp_path: Path) -> None:
 
 def test_the_overlay_keeps_a_movies_rate_and_size(tmp_path: Path) -> None:
     video = movie(tmp_path / "in", "clip")
-    predict(PredictionWriter(tmp_path / "out"), [video])
+    predict(tmp_path / "out", [video])
     info = probe(tmp_path / "out" / "clip" / "overlay.mp4")
     assert info.fps == Fraction(30000, 1001)
     assert (info.height, info.width) == SIZE
     assert sorted(os.listdir(tmp_path / "out" / "clip" / "masks")) == [f"{index:05d}.png" for index in range(6)]
 
 
-def test_the_overlay_keeps_uneven_times(tmp_path: Path) -> None:
+def test_the_overlay_keeps_variable_timestamps(tmp_path: Path) -> None:
     times = [Fraction(t, 1000) for t in (0, 40, 80, 300, 340, 700)]
     video = movie(tmp_path / "in", "clip", times=times)
-    predict(PredictionWriter(tmp_path / "out", kinds=["overlay"]), [video])
+    predict(tmp_path / "out", [video], kinds=["overlay"])
     written = variable_timestamps(tmp_path / "out" / "clip" / "overlay.mp4")
     assert written is not None
     np.testing.assert_allclose([float(t) for t in written], [float(t) for t in times], atol=1e-3)
@@ -225,8 +198,7 @@ def test_the_overlay_keeps_uneven_times(tmp_path: Path) -> None:
 
 def test_several_videos_in_shared_batches_keep_apart(tmp_path: Path) -> None:
     videos = [frames_video(tmp_path, "a", 4), movie(tmp_path, "b", 5), frames_video(tmp_path, "c", 1)]
-    writer = PredictionWriter(tmp_path / "out")
-    predict(writer, videos)
+    writer = predict(tmp_path / "out", videos)
     assert writer.metrics()["predict/videos"] == 3
     counts = {v.name: len(os.listdir(tmp_path / "out" / v.name / "masks")) for v in videos}
     assert counts == {"a": 4, "b": 5, "c": 1}
@@ -237,53 +209,27 @@ def test_several_videos_in_shared_batches_keep_apart(tmp_path: Path) -> None:
         assert manifest["size"] == list(SIZE)
 
 
-def test_complete_videos_are_skipped_unread(tmp_path: Path) -> None:
+def test_complete_videos_are_skipped_without_being_read(tmp_path: Path) -> None:
     videos = [frames_video(tmp_path, "a"), frames_video(tmp_path, "b")]
-    predict(PredictionWriter(tmp_path / "out"), videos[:1])
+    predict(tmp_path / "out", videos[:1])
     before = everything(tmp_path / "out" / "a")
-    again = PredictionWriter(tmp_path / "out")
-    data = predict(again, videos)
-    assert data.read == ["b"]
-    assert again.done("a")
-    assert not again.done("b")
+    model = Bright()
+    again = predict(tmp_path / "out", videos, model)
+    assert model.read == ["b"]
     assert again.metrics()["predict/skipped"] == 1
+    assert "skipped 1" in again.summary()
     assert everything(tmp_path / "out" / "a") == before
-    third = predict(PredictionWriter(tmp_path / "out"), videos)
-    assert third.read == []
-
-
-@pytest.mark.parametrize("kind", [frames_video, movie])
-def test_a_run_of_few_batches_does_not_make_a_video_complete(tmp_path: Path, kind: Any) -> None:
-    video = kind(tmp_path / "in", "a", 7)
-    predict(PredictionWriter(tmp_path / "out"), [video], limit=1)
-    assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 3
-    assert predict(PredictionWriter(tmp_path / "out"), [video]).read == ["a"]
-    assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 7
-
-
-def test_a_writer_can_be_used_again(tmp_path: Path) -> None:
-    writer = PredictionWriter(tmp_path / "out", existing="overwrite")
-    for _ in range(2):
-        predict(writer, [frames_video(tmp_path, "a")])
-        assert writer.metrics()["predict/frames"] == 4
-        assert writer.metrics()["predict/videos"] == 1
-
-
-def test_what_tells_finished_videos_can_be_sent_to_a_process(tmp_path: Path) -> None:
-    videos = [frames_video(tmp_path, "a")]
-    predict(PredictionWriter(tmp_path / "out"), videos)
-    data = predict(PredictionWriter(tmp_path / "out"), videos)
-    assert pickle.loads(pickle.dumps(data.done))("a")
+    assert names_read(tmp_path / "out", videos) == []
 
 
 def test_a_video_that_lost_a_file_is_done_again(tmp_path: Path) -> None:
     videos = [frames_video(tmp_path, "a")]
-    predict(PredictionWriter(tmp_path / "out"), videos)
+    predict(tmp_path / "out", videos)
     (tmp_path / "out" / "a" / "masks" / "shot_2.png").unlink()
-    assert predict(PredictionWriter(tmp_path / "out"), videos).read == ["a"]
+    assert names_read(tmp_path / "out", videos) == ["a"]
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 4
     (tmp_path / "out" / "a" / "overlay.mp4").unlink()
-    assert predict(PredictionWriter(tmp_path / "out"), videos).read == ["a"]
+    assert names_read(tmp_path / "out", videos) == ["a"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -291,8 +237,8 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
     tmp_path: Path, error: type[BaseException], capsys: pytest.CaptureFixture
 ) -> None:
     videos = [frames_video(tmp_path, "a"), frames_video(tmp_path, "b", 8)]
-    with pytest.raises((SystemExit, error)):
-        predict(PredictionWriter(tmp_path / "out"), videos, Bright(stop_at=9, error=error))
+    with pytest.raises(error):
+        predict(tmp_path / "out", videos, Bright(stop_at=9, error=error))
     assert "stopped in 'b'; 1 videos of this run are complete" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path / "out" / "a")) == ["manifest.json", "masks", "overlay.mp4"]
     assert sorted(os.listdir(tmp_path / "out" / "b")) == ["manifest.json", "masks"]
@@ -300,26 +246,25 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
     assert left == [f"shot_{index}.png" for index in range(5)]
     for name in left:
         assert cv2.imread(str(tmp_path / "out" / "b" / "masks" / name), cv2.IMREAD_UNCHANGED).shape == SIZE
-    data = predict(PredictionWriter(tmp_path / "out"), videos)
-    assert data.read == ["b"]
-    predict(PredictionWriter(tmp_path / "fresh"), videos)
+    assert names_read(tmp_path / "out", videos) == ["b"]
+    predict(tmp_path / "fresh", videos)
     assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "a")
     with pytest.raises(RuntimeError):
-        predict(PredictionWriter(tmp_path / "out"), [video], Bright(stop_at=3, error=RuntimeError))
+        predict(tmp_path / "out", [video], Bright(stop_at=3, error=RuntimeError))
     (tmp_path / "out" / "a" / "masks" / ".shot_0.png.123.part").write_bytes(b"half")
     (tmp_path / "out" / "a" / ".overlay.partial.mp4").write_bytes(b"half")
-    predict(PredictionWriter(tmp_path / "out"), [video])
+    predict(tmp_path / "out", [video])
     assert not [p for p in (tmp_path / "out").rglob(".*")]
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"threshold": 0.3}, "another threshold"),
+        ({"outline": 3}, "another outline"),
         ({"kinds": ["masks"]}, "another kinds"),
         ({"settings": {"flow": "raft"}}, r"another flow \(None, now raft\)"),
         ({"model": 1.0}, "another weights"),
@@ -331,26 +276,27 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict, n
     video = frames_video(tmp_path, "a")
     if broken_off:
         with pytest.raises(RuntimeError):
-            predict(PredictionWriter(tmp_path / "out"), [video], Bright(stop_at=3, error=RuntimeError))
+            predict(tmp_path / "out", [video], Bright(stop_at=3, error=RuntimeError))
     else:
-        predict(PredictionWriter(tmp_path / "out"), [video])
+        predict(tmp_path / "out", [video])
     before = everything(tmp_path / "out")
     change = dict(change)
     weight = change.pop("model", 0.0)
     video = frames_video(tmp_path / "other", "a", change.pop("count", 0)) if "count" in change else video
     with pytest.raises(UserError, match=named + r".*existing=overwrite"):
-        predict(PredictionWriter(tmp_path / "out", **change), [video], Bright(weight))
+        predict(tmp_path / "out", [video], Bright(weight), **change)
     assert everything(tmp_path / "out") == before
-    predict(PredictionWriter(tmp_path / "out", existing="overwrite", **change), [video], Bright(weight))
-    assert predict(PredictionWriter(tmp_path / "out", **change), [video], Bright(weight)).read == []
+    predict(tmp_path / "out", [video], Bright(weight), existing="overwrite", **change)
+    model = Bright(weight)
+    predict(tmp_path / "out", [video], model, **change)
+    assert model.read == []
 
 
 def test_overwriting_leaves_nothing_of_the_old_results_and_nothing_else_is_touched(tmp_path: Path) -> None:
-    predict(PredictionWriter(tmp_path / "out", kinds=["masks", "soft"]), [frames_video(tmp_path, "a", 6)])
+    predict(tmp_path / "out", [frames_video(tmp_path, "a", 6)], kinds=["masks", "soft"])
     (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
     video = frames_video(tmp_path / "shorter", "a", 3)
-    writer = PredictionWriter(tmp_path / "out", kinds=["masks"], existing="overwrite")
-    predict(writer, [video])
+    predict(tmp_path / "out", [video], kinds=["masks"], existing="overwrite")
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 3
     assert list((tmp_path / "out" / "a" / "soft").iterdir()) == []
     assert (tmp_path / "out" / "a" / "notes.txt").read_text() == "mine"
@@ -358,15 +304,15 @@ def test_overwriting_leaves_nothing_of_the_old_results_and_nothing_else_is_touch
 
 def test_existing_results_are_refused_on_demand(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "a")
-    predict(PredictionWriter(tmp_path / "out", existing="error"), [video])
+    predict(tmp_path / "out", [video], existing="error")
     with pytest.raises(UserError, match=r"results in .*a already"):
-        predict(PredictionWriter(tmp_path / "out", existing="error"), [video])
+        predict(tmp_path / "out", [video], existing="error")
 
 
 def test_files_of_unknown_origin_are_not_taken_for_results(tmp_path: Path) -> None:
     (tmp_path / "out" / "a" / "masks").mkdir(parents=True)
     with pytest.raises(UserError, match=r"without a manifest\.json"):
-        predict(PredictionWriter(tmp_path / "out"), [frames_video(tmp_path, "a")])
+        predict(tmp_path / "out", [frames_video(tmp_path, "a")])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])
@@ -374,7 +320,7 @@ def test_a_spoilt_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "out" / "a" / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json"):
-        predict(PredictionWriter(tmp_path / "out"), [frames_video(tmp_path, "a")])
+        predict(tmp_path / "out", [frames_video(tmp_path, "a")])
 
 
 def test_a_full_disk_ends_the_run_with_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,13 +335,13 @@ def test_a_full_disk_ends_the_run_with_whole_files(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="disk is full"):
-        predict(PredictionWriter(tmp_path / "out"), [video])
+        predict(tmp_path / "out", [video])
     assert sorted(os.listdir(tmp_path / "out" / "a")) == ["manifest.json", "masks"]
     # The manifest and three masks came before the full disk, and nothing after it, though frames were waiting.
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 3
     assert not json.loads((tmp_path / "out" / "a" / "manifest.json").read_text())["complete"]
     monkeypatch.setattr(Path, "write_bytes", real)
-    predict(PredictionWriter(tmp_path / "out"), [video])
+    predict(tmp_path / "out", [video])
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 8
 
 
@@ -405,7 +351,7 @@ def test_the_last_files_errors_come_up_too(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(VideoWriter, "close", fail)
     with pytest.raises(UserError, match="could not be closed"):
-        predict(PredictionWriter(tmp_path / "out"), [frames_video(tmp_path, "a")])
+        predict(tmp_path / "out", [frames_video(tmp_path, "a")])
     assert not json.loads((tmp_path / "out" / "a" / "manifest.json").read_text())["complete"]
     assert not list((tmp_path / "out" / "a").glob("*.mp4"))
     assert not list((tmp_path / "out" / "a").glob(".*"))
@@ -415,26 +361,8 @@ def test_an_output_that_cannot_be_written_stops_before_any_work(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     model = Bright()
     with pytest.raises(UserError, match="output=<folder>"):
-        predict(PredictionWriter(tmp_path / "file"), [frames_video(tmp_path, "a")], model)
+        predict(tmp_path / "file", [frames_video(tmp_path, "a")], model)
     assert model.seen == 0
-
-
-def test_a_network_that_breaks_down_is_told(tmp_path: Path) -> None:
-    class Broken(Bright):
-        def predict_step(self, batch: Any, batch_idx: int) -> list[np.ndarray]:
-            return [np.full(SIZE, np.nan, np.float32) for _ in batch["video"]]
-
-    with pytest.raises(UserError, match=r"a/shot_0: the network.*trainer\.precision=32"):
-        predict(PredictionWriter(tmp_path / "out"), [frames_video(tmp_path, "a")], Broken())
-
-
-def test_a_prediction_of_another_size_is_refused(tmp_path: Path) -> None:
-    class Wrong(Bright):
-        def predict_step(self, batch: Any, batch_idx: int) -> list[np.ndarray]:
-            return [np.zeros((4, 4), np.float32) for _ in batch["video"]]
-
-    with pytest.raises(ValueError, match=r"shape \(4, 4\)"):
-        predict(PredictionWriter(tmp_path / "out"), [frames_video(tmp_path, "a")], Wrong())
 
 
 @pytest.mark.parametrize(
@@ -444,8 +372,7 @@ def test_a_prediction_of_another_size_is_refused(tmp_path: Path) -> None:
         ({"kinds": ["mask"]}, "did you mean 'masks'"),
         ({"kinds": []}, "kinds is empty"),
         ({"existing": "overwite"}, "did you mean 'overwrite'"),
-        ({"threshold": 1.5}, "threshold=1.5"),
-        ({"opacity": -1}, "opacity=-1"),
+        ({"opacity": -1}, "opacity is -1"),
         ({"colour": (1, 2)}, "red, green and blue"),
         ({"outline_colour": (0, 0, 256)}, "outline_colour is"),
         ({"frame_rate": 0}, "frame_rate=0"),
@@ -454,13 +381,6 @@ def test_a_prediction_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_wrong_settings_are_named(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PredictionWriter(**{"output": tmp_path, **change})
-
-
-def test_weights_are_told_apart() -> None:
-    assert writers.digest(Bright(1.0)) == writers.digest(Bright(1.0))
-    assert writers.digest(Bright(1.0)) != writers.digest(Bright(2.0))
-    half = torch.nn.Linear(3, 2).to(torch.bfloat16)
-    assert len(writers.digest(half)) == 16
 
 
 def resident() -> int:
@@ -478,12 +398,12 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     levels: dict[int, int] = {}
 
     class Watched(Bright):
-        def predict_step(self, batch: Any, batch_idx: int) -> list[np.ndarray]:
-            if batch_idx in (100, 660):
-                levels[batch_idx] = resident()
-            return super().predict_step(batch, batch_idx)
+        def probability(self, frame: np.ndarray) -> np.ndarray:
+            if self.seen in (300, 1980):
+                levels[self.seen] = resident()
+            return super().probability(frame)
 
-    predict(PredictionWriter(tmp_path / "out"), [Video("long", file=tmp_path / "long.mp4")], Watched())
+    predict(tmp_path / "out", [Video("long", file=tmp_path / "long.mp4")], Watched())
     assert len(os.listdir(tmp_path / "out" / "long" / "masks")) == 2000
     # 1,680 frames of 41 kB are 70 MB.
-    assert levels[660] - levels[100] < 20_000_000
+    assert levels[1980] - levels[300] < 20_000_000

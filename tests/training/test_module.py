@@ -6,16 +6,16 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from maskvos.inference.tta import TTA
 from maskvos.metrics.protocol import Protocol
 from maskvos.models.backbones.tiny import Tiny
 from maskvos.training.losses import BCE, Dice, WeightedSum
-from maskvos.training.module import SegmentationSystem, probabilities
-from maskvos.training.options import Training
+from maskvos.training.module import SegmentationModule
+from maskvos.training.options import TrainingOptions
 from maskvos.training.schedules import poly
 from maskvos.types import Batch
 
@@ -32,9 +32,9 @@ class OneConv(nn.Module):
         return (logits, [logits[..., ::2, ::2]]) if aux else logits
 
 
-def system(**kwargs: Any) -> SegmentationSystem:
+def system(**kwargs: Any) -> SegmentationModule:
     torch.manual_seed(0)
-    return SegmentationSystem(OneConv(), BCE(), Protocol("all_frames"), **kwargs)
+    return SegmentationModule(OneConv(), BCE(), Protocol("all_frames"), **kwargs)
 
 
 def batch(size: int = 2) -> Batch:
@@ -47,25 +47,6 @@ def batch(size: int = 2) -> Batch:
         "frame": [f"{i:05d}" for i in range(size)],
         "size": [(24 + i, 40) for i in range(size)],
     }
-
-
-def test_probabilities_come_at_each_frame_s_own_size() -> None:
-    logits = torch.full((2, 1, 4, 4), -3.0)
-    logits[1] = 3.0
-    small, large = probabilities(logits, [(5, 7), (480, 854)])
-    assert small.shape == (5, 7)
-    assert large.shape == (480, 854)
-    assert small.dtype == np.float32
-    assert small == pytest.approx(1 / (1 + np.exp(3.0)))
-    assert large == pytest.approx(1 / (1 + np.exp(-3.0)))
-
-
-def test_predict_step_is_independent_of_the_batch() -> None:
-    module, both = system(), batch(2)
-    one = [{k: v[i : i + 1] for k, v in both.items()} for i in range(2)]
-    together = module.predict_step(both, 0)
-    for index, single in enumerate(one):
-        assert module.predict_step(single, 0)[0] == pytest.approx(together[index], abs=1e-6)
 
 
 def test_auxiliary_weight_changes_the_loss_and_zero_does_not_compute_it() -> None:
@@ -94,7 +75,7 @@ def test_rates_of_groups_are_factors_on_the_optimiser_s() -> None:
     module = system(
         optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.01),
         schedule=poly,
-        options=Training(backbone_factor=0.1),
+        options=TrainingOptions(backbone_factor=0.1),
     )
     module.network.encoder = Tiny()
     module.trainer = SimpleNamespace(estimated_stepping_batches=10)
@@ -117,30 +98,10 @@ def test_checkpoint_carries_plain_containers(tmp_path) -> None:
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["maskvos"]["config"]["optim"]["lr"] == 0.1
 
 
-def test_a_mirrored_frame_gives_the_mirrored_answer_where_both_are_averaged() -> None:
-    seen: Any = {**batch(), "size": [(24, 40)] * 2}
-    mirrored = {**seen, "rgb": seen["rgb"].flip(-1), "flow": seen["flow"].flip(-1)}
-    mirrored["flow"][:, 0] *= -1
-    both, alone = system(mirror=True).eval(), system().eval()
-    here, there = (np.stack(both.predict_step(given, 0)) for given in (seen, mirrored))
-    np.testing.assert_allclose(there[..., ::-1], here, atol=1e-6)
-    assert np.abs(np.stack(alone.predict_step(seen, 0)) - here).max() > 1e-3
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-def test_a_second_look_is_averaged_with_the_first(mirror: bool) -> None:
-    seen = batch()
-    other: Any = {**seen, "flow": 2 * seen["flow"] + 1}
-    module = system(mirror=mirror).eval()
-
-    def predict(sample: Any) -> np.ndarray:
-        return np.stack(module.predict_step({**sample, "size": [(16, 16)] * 2}, 0))
-
-    here, there = predict({**seen, "second_flow": other["flow"]}), predict({**other, "second_flow": seen["flow"]})
-    if not mirror:
-        average = (module(seen) + module(other)) / 2
-        np.testing.assert_allclose(here, average.sigmoid()[:, 0].detach(), atol=1e-6)
-        np.testing.assert_allclose(here, there, atol=1e-6)
-    same = predict({**seen, "second_flow": seen["flow"]})
-    np.testing.assert_allclose(same, predict(seen), atol=1e-6)
-    assert np.abs(here - same).max() > 1e-3
+def test_evaluation_uses_test_time_augmentation_and_training_does_not() -> None:
+    plain, mirrored = system().eval(), system(tta=TTA(mirror=True)).eval()
+    given = {**batch(), "truth": [None] * 2}
+    assert (plain.test_step(given, 0) - mirrored.test_step(given, 0)).abs().max() > 1e-3
+    for module in (plain, mirrored):
+        module.log = lambda *args, **kwargs: None
+    assert plain.training_step(given, 0) == mirrored.training_step(given, 0)

@@ -1,0 +1,128 @@
+"""The segmenter: the same masks from files, arrays and cameras, in order, and without threads left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fakes
+from maskvos.data.datasets.folder import folder
+from maskvos.errors import UserError
+from maskvos.flow.dis import DIS
+from maskvos.flow.store import FlowStore
+from maskvos.inference.segmenter import Segmenter
+from maskvos.inference.tta import TTA
+
+
+class Brightness:
+    """An engine whose logits are the red channel around its middle."""
+
+    digest = "0"
+
+    def __init__(self, broken: bool = False) -> None:
+        self.batches: list[int] = []
+        self.broken = broken
+
+    def __call__(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
+        self.batches.append(len(rgb))
+        return rgb[:, :1] * (float("nan") if self.broken else 1.0) - 0.5
+
+
+def segmenter(engine: Brightness | None = None, **options: object) -> Segmenter:
+    return Segmenter(engine or Brightness(), (32, 48), FlowStore(DIS()), **options)  # type: ignore[arg-type]
+
+
+def frames(count: int = 5) -> np.ndarray:
+    return np.stack([fakes.frame(index) for index in range(count)])
+
+
+def test_a_folder_is_segmented_in_batches_frame_by_frame(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=5)
+    engine = Brightness()
+    found = list(segmenter(engine, batch_size=2).stream(tmp_path / "a", frame_rate=10))
+    assert engine.batches == [2, 2, 1]
+    assert [frame.index for frame in found] == list(range(5))
+    assert [frame.name for frame in found] == [f"{i:05d}" for i in range(5)]
+    assert [frame.time for frame in found] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    for frame in found:
+        assert frame.image.shape == (*fakes.SIZE, 3)
+        assert frame.probability.shape == frame.mask.shape == fakes.SIZE
+        assert frame.flow.shape == (32, 48, 2)
+        np.testing.assert_array_equal(frame.mask, frame.probability > 0.5)
+    # The bright rectangle is found where it is.
+    assert found[0].mask[fakes.mask(0) > 0].mean() > 0.9
+
+
+def test_arrays_and_files_give_the_same(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=5, suffix=".png")
+    model = segmenter(tta=TTA(True, {"direction": "backward"}))
+    from_files = np.stack([frame.probability for frame in model.stream(tmp_path / "a")])
+    np.testing.assert_allclose(model(frames()), from_files, atol=1e-6)
+    np.testing.assert_allclose(model(list(frames())), from_files, atol=1e-6)
+
+
+def test_a_camera_s_frame_is_returned_when_the_next_has_come() -> None:
+    taken = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for index, frame in enumerate(frames()):
+            taken.append(index)
+            yield frame
+
+    engine = Brightness()
+    behind = [len(taken) - 1 - frame.index for frame in segmenter(engine).stream(camera())]
+    assert behind == [1, 1, 1, 1, 0]
+    assert engine.batches == [1] * 5
+
+
+def test_the_threshold_is_that_of_the_mask() -> None:
+    low, high = (segmenter(threshold=value).stream(iter(frames(2))) for value in (0.4, 0.6))
+    assert next(low).mask.mean() > next(high).mask.mean()
+
+
+def test_a_stream_that_is_left_early_ends_its_thread(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=20)
+    before = threading.active_count()
+    stream = segmenter(batch_size=1).stream(tmp_path / "a")
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_errors_of_the_reading_thread_are_raised_to_the_caller(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=3)
+    (tmp_path / "a" / "00002.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"00002\.jpg"):
+        list(segmenter().stream(tmp_path / "a"))
+
+
+def test_wrong_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size is 0"):
+        segmenter(batch_size=0)
+    with pytest.raises(UserError, match=r"threshold is 1\.5"):
+        segmenter(threshold=1.5)
+    with pytest.raises(UserError, match=r"frames: there are none"):
+        segmenter()(np.zeros((0, 8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"nowhere\.mp4"):
+        list(segmenter().stream(tmp_path / "nowhere.mp4"))
+    for name in "ab":
+        fakes.write_folder(tmp_path / name, frames=1)
+    assert len(folder(tmp_path)) == 2
+    with pytest.raises(UserError, match="holds 2 videos"):
+        list(segmenter().stream(tmp_path))
+
+
+def test_a_network_that_diverges_is_named(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=1)
+    with pytest.raises(UserError, match=r"frame 00000: .*not finite.*trainer\.precision=32-true"):
+        list(segmenter(Brightness(broken=True)).stream(tmp_path / "a"))
+
+
+def test_no_gradients_are_kept() -> None:
+    assert not torch.is_tensor(next(segmenter().stream(iter(frames(2)))).probability)
