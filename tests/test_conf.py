@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 import configs
 from configs import CONF
 from maskvos.build import build, locate
+from maskvos.cli.hints import explain
 from maskvos.data.datasets.davis import HOLD_OUT
 from maskvos.data.transforms import HorizontalFlip
-from maskvos.run import compose, explain
+from maskvos.run import compose
 from maskvos.training.options import TrainingOptions
 
 FOLDERS = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}

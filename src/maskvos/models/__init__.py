@@ -1,1 +1,1 @@
-"""The network and its parts."""
+"""The MaskVOS network and its parts: backbones, fusion, decoders, head, inference folding."""

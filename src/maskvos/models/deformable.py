@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021), every pixel of every level a query."""
+"""Multi-scale deformable self-attention (Zhu et al., Deformable DETR, ICLR 2021) over the pixels of all levels."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskvos.models.layers import Linear, leaves_python
+from maskvos.models.layers import Linear, compiling_or_exporting
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the pixels of all levels lie; made once for an image size and used by every layer.
+    """Reference points of the N pixels of L levels, computed once per image size and shared by all layers.
 
     Attributes:
-        sizes: (H, W) of each of L levels; their pixels follow one another in this order, N together.
-        origin: (N, L, 2) float32: each pixel's centre in pixel coordinates of every level, x then y; the centre of a
+        sizes: (H, W) of each level; the pixels of the levels are concatenated in this order.
+        points: (N, L, 2) float32: centre of each pixel in pixel coordinates of each level, x then y; the centre of a
             level's first pixel is (0, 0).
-        extent: (L, 2) float32: width and height of each level.
-        start: (L,) int32: index of each level's first pixel.
+        extent: (L, 2) float32: width and height of each level, pixels.
+        start: (L,) int32: index of the first pixel of each level.
     """
 
     sizes: tuple[Size, ...]
-    origin: Tensor
+    points: Tensor
     extent: Tensor
     start: Tensor
 
     @classmethod
-    def of(cls, sizes: Sequence[Size], like: Tensor) -> Grid:
-        """Make the grid on the device of ``like``, without waiting for that device."""
+    def create(cls, sizes: Sequence[Size], like: Tensor) -> Grid:
+        """Compute the grid on the device of ``like``, without synchronising with it."""
         centres, extents, starts, total = [], [], [], 0
         one = torch.ones(1, device=like.device)
         for height, width in sizes:
@@ -42,7 +42,7 @@ class Grid:
             x = (torch.arange(width, device=like.device, dtype=torch.float32) + 0.5) / width
             centre = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
             centres.append(centre.flatten(0, 1))
-            # Products, not constants: a traced network must keep them open to other sizes.
+            # Products instead of constants, so that sizes stay dynamic in a traced network.
             extents += [one * side for side in (width, height)]
             starts.append((one * total).int())
             total += height * width
@@ -51,16 +51,16 @@ class Grid:
 
 
 class DeformableAttention(nn.Module):
-    """Each query samples a few points around its place on every level and adds them with learnt weights.
+    """Multi-scale deformable attention: each query attends to a few sampled points around it on every level.
 
-    There are two ways to sample, equal up to rounding: one weighted gather over all levels (no intermediate wider than
-    the list of points; inference), or level by level with ``grid_sample`` (fast backward; training and export).
+    Two implementations agree up to rounding: one weighted gather over all levels (no large intermediate tensors; for
+    inference), and ``grid_sample`` level by level (fast backward pass; for training and export).
 
     Args:
         channels: C.
         levels: Number of levels.
         heads: Number of heads.
-        points: Points per head and level.
+        points: Sampling points per head and level.
     """
 
     def __init__(self, channels: int, levels: int = 3, heads: int = 8, points: int = 4) -> None:
@@ -73,7 +73,7 @@ class DeformableAttention(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Start as the paper does: head h looks in direction h, point p at distance p, all with equal weight."""
+        """Initialise as in the paper: head h samples in direction h, point p at distance p, with equal weights."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -92,25 +92,25 @@ class DeformableAttention(nn.Module):
         """Attend.
 
         Args:
-            query: (B, N, C), the pixels of all levels.
-            value: (B, N, C).
-            grid: Where these pixels lie.
+            query: (B, N, C) float, the pixels of all levels.
+            value: (B, N, C) float.
+            grid: Reference points of these pixels.
 
         Returns:
             (B, N, C).
         """
         batch, count, _ = query.shape
         shape = (batch, count, self.heads, self.levels, self.points)
-        # Coordinates need float32 under autocast: bfloat16 cannot tell neighbouring pixels of a long row apart.
+        # Coordinates stay float32 under autocast: bfloat16 cannot resolve neighbouring pixels of a long row.
         offsets = self.sampling_offsets(query).view(*shape, 2).float()
-        place = grid.origin[:, None, :, None] + offsets
+        locations = grid.points[:, None, :, None] + offsets
         weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1).view(shape)
         value = self.value_proj(value).view(batch, count, self.heads, -1)
         weights = weights.to(value.dtype)
-        if _differentiable(value) or leaves_python():
-            out = _sample_by_level(value, place, weights, grid)
+        if _differentiable(value) or compiling_or_exporting():
+            out = _sample_by_level(value, locations, weights, grid)
         else:
-            out = _gather(value, place, weights, grid)
+            out = _gather(value, locations, weights, grid)
         return self.output_proj(out)
 
 
@@ -118,61 +118,61 @@ def _differentiable(value: Tensor) -> bool:
     return torch.is_grad_enabled() and value.requires_grad
 
 
-def _sample_by_level(value: Tensor, place: Tensor, weights: Tensor, grid: Grid) -> Tensor:
-    """Sample each level bilinearly, zero outside, and add.
+def _sample_by_level(value: Tensor, locations: Tensor, weights: Tensor, grid: Grid) -> Tensor:
+    """Weighted sum of bilinear samples with zero padding, one ``grid_sample`` per level.
 
     Args:
-        value: (B, N, heads, c).
-        place: (B, N, heads, L, points, 2) float32, pixel coordinates.
-        weights: (B, N, heads, L, points).
-        grid: Sizes of the levels.
+        value: (B, N, heads, c) float.
+        locations: (B, N, heads, L, points, 2) float32, pixel coordinates, x then y.
+        weights: (B, N, heads, L, points), the attention weights.
+        grid: The levels.
 
     Returns:
         (B, N, heads * c).
     """
     batch, count, heads, width = value.shape
-    place = (2 * place + 1) / grid.extent[:, None] - 1
+    locations = (2 * locations + 1) / grid.extent[:, None] - 1
     planes = value.split([h * w for h, w in grid.sizes], dim=1)
     sampled = []
     for level, (plane, size) in enumerate(zip(planes, grid.sizes, strict=True)):
         plane = plane.permute(0, 2, 3, 1).reshape(batch * heads, width, *size)
-        points = place[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        points = locations[:, :, :, level].transpose(1, 2).flatten(0, 1)
         sampled.append(F.grid_sample(plane.to(points.dtype), points, align_corners=False).to(plane.dtype))
-    share = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, count, -1)
-    out = (torch.cat(sampled, dim=-1) * share).sum(-1)
+    weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, count, -1)
+    out = (torch.cat(sampled, dim=-1) * weights).sum(-1)
     return out.view(batch, heads * width, count).transpose(1, 2)
 
 
-def _gather(value: Tensor, place: Tensor, weights: Tensor, grid: Grid) -> Tensor:
-    """The same as `_sample_by_level` in one weighted gather: four neighbours per point, all levels at once."""
+def _gather(value: Tensor, locations: Tensor, weights: Tensor, grid: Grid) -> Tensor:
+    """Equals `_sample_by_level`, as one weighted gather of four neighbours per point over all levels."""
     batch, count, heads, width = value.shape
-    x, y = place.unbind(-1)
+    x, y = locations.unbind(-1)
     columns, rows = grid.extent[:, 0, None], grid.extent[:, 1, None]
     left, top = x.floor(), y.floor()
-    right_share, bottom_share = x - left, y - top
-    # Neighbours outside get no weight; their index is clamped so that it can be read.
-    shares_x = _inside(1 - right_share, left, columns), _inside(right_share, left + 1, columns)
-    shares_y = _inside(1 - bottom_share, top, rows), _inside(bottom_share, top + 1, rows)
-    lines = [grid.start[:, None] + _index(row, rows) * columns.int() for row in (top, top + 1)]
-    places = [_index(column, columns) for column in (left, left + 1)]
-    index = torch.stack([line + column for line in lines for column in places], dim=3)
-    share = torch.stack([share_y * share_x * weights for share_y in shares_y for share_x in shares_x], dim=3)
-    # Row of (b, pixel, head) in the flattened value.
+    right, bottom = x - left, y - top
+    # Neighbours outside of the map get zero weight; their index is clamped to a valid one.
+    weights_x = _mask_outside(1 - right, left, columns), _mask_outside(right, left + 1, columns)
+    weights_y = _mask_outside(1 - bottom, top, rows), _mask_outside(bottom, top + 1, rows)
+    offsets_y = [grid.start[:, None] + _index(row, rows) * columns.int() for row in (top, top + 1)]
+    offsets_x = [_index(column, columns) for column in (left, left + 1)]
+    index = torch.stack([y + x for y in offsets_y for x in offsets_x], dim=3)
+    weights = torch.stack([y * x * weights for y in weights_y for x in weights_x], dim=3)
+    # Row of (batch, pixel, head) in the flattened value.
     index = index.view(batch, count, heads, -1).mul_(heads)
     index += torch.arange(heads, device=value.device, dtype=torch.int32)[:, None]
     index += torch.arange(batch, device=value.device, dtype=torch.int32)[:, None, None, None] * (count * heads)
     out = F.embedding_bag(
         index.flatten(0, 2),
         value.reshape(-1, width),
-        per_sample_weights=share.reshape(batch * count * heads, -1).to(value.dtype),
+        per_sample_weights=weights.reshape(batch * count * heads, -1).to(value.dtype),
         mode="sum",
     )
     return out.view(batch, count, heads * width)
 
 
-def _inside(share: Tensor, place: Tensor, size: Tensor) -> Tensor:
-    return share * ((place >= 0) & (place < size))
+def _mask_outside(weight: Tensor, coordinate: Tensor, size: Tensor) -> Tensor:
+    return weight * ((coordinate >= 0) & (coordinate < size))
 
 
-def _index(place: Tensor, size: Tensor) -> Tensor:
-    return torch.minimum(place.clamp_min(0), size - 1).int()
+def _index(coordinate: Tensor, size: Tensor) -> Tensor:
+    return torch.minimum(coordinate.clamp_min(0), size - 1).int()

@@ -1,4 +1,4 @@
-"""Folding what is linear, for inference: the same function from fewer and smaller steps."""
+"""Inference folding: merge batch norms and chains of linear layers into convolutions, with equal outputs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from maskvos.models.head import MapProjections, SegFormerHead
 from maskvos.models.layers import resize
 
-# By so much, relative to the largest value, may a folded copy differ in float64.
+# Largest allowed difference of a folded copy in float64, relative to the largest value.
 _TOLERANCE = 1e-6
 
 
-class FusedHead(nn.Module):
-    """`MapProjections` and `SegFormerHead` as one.
+class FoldedHead(nn.Module):
+    """`MapProjections` and `SegFormerHead`, folded into one module.
 
-    The 3x3 convolution of a scale, its linear layer, its share of the mixing convolution and the batch norm are all
-    linear and commute with enlarging: where it saves work they become one 3x3 convolution straight to the head's width,
-    otherwise one 1x1 convolution after the 3x3.
+    For each scale, the 3x3 projection, the linear layer, its part of the mixing convolution and the batch norm are
+    linear and commute with upsampling. They become one 3x3 convolution to the channels of the head, or a 3x3 and a 1x1
+    convolution where that takes fewer multiplications.
 
     Args:
         projections: Trained projections.
@@ -32,14 +32,14 @@ class FusedHead(nn.Module):
     def __init__(self, projections: MapProjections, head: SegFormerHead) -> None:
         super().__init__()
         gain, bias = _affine(head.fuse.norm)
-        shares = reversed(head.fuse.conv.weight.flatten(1).chunk(4, dim=1))
+        weights = reversed(head.fuse.conv.weight.flatten(1).chunk(4, dim=1))
         chains = []
         conv: Any
         dense: Any
-        for conv, dense, share in zip(projections.convs, head.linears, shares, strict=True):
-            mix: Tensor = gain[:, None] * (share @ dense.weight)
-            bias = bias + gain * (share @ dense.bias) + mix @ conv.bias
-            chains.append(_shortest(conv.weight, mix))
+        for conv, dense, weight in zip(projections.convs, head.linears, weights, strict=True):
+            mix: Tensor = gain[:, None] * (weight @ dense.weight)
+            bias = bias + gain * (weight @ dense.bias) + mix @ conv.bias
+            chains.append(_cheapest(conv.weight, mix))
         self.chains = nn.ModuleList(chains)
         self.bias = nn.Parameter(bias[None, :, None, None].clone())
         refine_gain, refine_bias = _affine(head.refine.norm)
@@ -47,7 +47,7 @@ class FusedHead(nn.Module):
         self.predict = copy.deepcopy(head.predict)
 
     def forward(self, query_maps: Sequence[Tensor]) -> Tensor:
-        """Four (B, Q, h, w), fine to coarse, to logits (B, 1, 4 h, 4 w)."""
+        """Four (B, Q, h, w), fine to coarse, to logits (B, 1, 4 h, 4 w), with the h and w of the finest."""
         size = query_maps[0].shape[-2:]
         x: Tensor = self.bias
         for chain, maps in zip(self.chains, query_maps, strict=True):
@@ -57,13 +57,13 @@ class FusedHead(nn.Module):
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """Gain and bias of a batch norm in evaluation mode."""
+    """Scale and shift of a batch norm in evaluation mode."""
     gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return gain, norm.bias - norm.running_mean * gain
 
 
-def _shortest(weight: Tensor, mix: Tensor) -> nn.Module:
-    """A 3x3 convolution followed by a linear mix, in one step or two, whichever multiplies less."""
+def _cheapest(weight: Tensor, mix: Tensor) -> nn.Module:
+    """A 3x3 convolution and a 1x1 convolution, merged if that takes no more multiplications."""
     channels, queries = weight.shape[:2]
     width = mix.shape[0]
     if 9 * queries * width <= 9 * queries * channels + channels * width:
@@ -81,21 +81,20 @@ def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 
 def fold_batch_norms(encoder: nn.Module) -> nn.Module:
-    """Fold every batch norm that directly follows a convolution into it.
+    """Fold batch norms that directly follow a convolution into it.
 
-    Which norm follows which convolution is seen by running the encoder once. The folded copy is compared with the
-    encoder, in float64 so that rounding plays no part; where it is not the same function (a convolution whose result is
-    used twice), the encoder is kept as it is.
+    Pairs of convolution and norm are found by running the encoder once. The outputs of the folded copy are compared
+    with those of the encoder in float64; if they differ (the output of a convolution is used twice), nothing is folded.
 
     Args:
-        encoder: A backbone in evaluation mode; unchanged.
+        encoder: A backbone in evaluation mode; not modified.
 
     Returns:
-        The folded copy, or ``encoder``.
+        The folded copy, or ``encoder`` itself if nothing was folded.
     """
-    own = next(encoder.parameters())
+    reference = next(encoder.parameters())
     folded = copy.deepcopy(encoder).double()
-    probe = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(own.device, torch.float64)
+    probe = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(reference.device, torch.float64)
     with torch.no_grad():
         expected = folded(probe)
         pairs = _pairs(folded, probe)
@@ -105,7 +104,7 @@ def fold_batch_norms(encoder: nn.Module) -> nn.Module:
             (a - b).abs().max() <= _TOLERANCE * a.abs().max().clamp_min(1)
             for a, b in zip(expected, folded(probe), strict=True)
         )
-    return folded.to(own.dtype) if pairs and same else encoder
+    return folded.to(reference.dtype) if pairs and same else encoder
 
 
 def _fold(encoder: nn.Module, conv: Any, norm: Any) -> None:
@@ -116,14 +115,14 @@ def _fold(encoder: nn.Module, conv: Any, norm: Any) -> None:
     conv.bias = nn.Parameter(bias)
     name = next(name for name, module in encoder.named_modules() if module is norm)
     parent, _, name = name.rpartition(".")
-    # timm keeps the activation that follows inside its norm.
+    # timm's norm layers include the activation that follows.
     rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
     setattr(encoder.get_submodule(parent), name, rest)
 
 
 def _pairs(encoder: nn.Module, probe: Tensor) -> list[tuple[nn.Module, nn.Module]]:
-    """Convolutions and the batch norms that read their outputs."""
-    # The outputs are kept: the identity of a freed tensor may be taken by another one.
+    """Convolutions and the batch norms applied to their outputs."""
+    # Outputs are kept alive, because identity is compared and a freed tensor's id may be reused.
     outputs: list[tuple[Tensor, nn.Module]] = []
     pairs: list[tuple[nn.Module, nn.Module]] = []
 

@@ -1,8 +1,4 @@
-"""Two pyramids, appearance and motion, into one.
-
-A fusion is built from the widths of both, publishes the widths of its result (``channels``) and which streams it
-reads (``streams``): an encoder that nobody reads is left out of the network.
-"""
+"""Two-stream fusion: combine the appearance (RGB) and motion (flow) feature pyramids into one."""
 
 from __future__ import annotations
 
@@ -15,15 +11,15 @@ Pyramid = list[Tensor]
 
 
 class Fusion(nn.Module):
-    """Base of every fusion.
+    """Base class of fusions.
 
     Args:
-        rgb_channels: Widths of the appearance pyramid.
-        flow_channels: Widths of the motion pyramid.
+        rgb_channels: Channels of the appearance pyramid, fine to coarse.
+        flow_channels: Channels of the motion pyramid, fine to coarse.
 
     Attributes:
-        channels: Widths of the fused pyramid.
-        streams: The streams that are read.
+        channels: Channels of the fused pyramid.
+        streams: Streams that are used; the network is built without the encoder of an unused stream.
     """
 
     streams: tuple[str, ...] = ("rgb", "flow")
@@ -33,12 +29,12 @@ class Fusion(nn.Module):
         self.channels = tuple(rgb_channels)
 
     def forward(self, rgb: Pyramid, flow: Pyramid) -> Pyramid:
-        """Fuse scale by scale; an unread stream's list may be empty."""
+        """Fuse four (B, C_i, h, w) of each stream, scale by scale; the list of an unused stream may be empty."""
         raise NotImplementedError
 
 
 class ConcatFusion(Fusion):
-    """Side by side, then one 1x1 convolution back to the appearance encoder's width: the original's choice."""
+    """Concatenation and a 1x1 convolution to the channels of the appearance encoder, as in the original network."""
 
     def __init__(self, rgb_channels: Sequence[int], flow_channels: Sequence[int]) -> None:
         super().__init__(rgb_channels, flow_channels)
@@ -52,7 +48,7 @@ class ConcatFusion(Fusion):
 
 
 class SumFusion(Fusion):
-    """Added; where the widths differ, motion is first brought to the appearance encoder's by a 1x1 convolution."""
+    """Addition; where channels differ, a 1x1 convolution first projects motion to those of the appearance encoder."""
 
     def __init__(self, rgb_channels: Sequence[int], flow_channels: Sequence[int]) -> None:
         super().__init__(rgb_channels, flow_channels)
@@ -66,9 +62,9 @@ class SumFusion(Fusion):
 
 
 class GatedFusion(Fusion):
-    """Each stream weighted per pixel and channel before the mixing, so that bad flow can be ignored.
+    """Gated fusion: sigmoid gates per pixel and channel, so that unreliable flow can be suppressed.
 
-    Two sigmoid gates look at both streams together; what passes is mixed by a 1x1 convolution.
+    The gates are computed from both streams by a 1x1 convolution; the gated features are projected by another.
     """
 
     def __init__(self, rgb_channels: Sequence[int], flow_channels: Sequence[int]) -> None:
@@ -87,7 +83,7 @@ class GatedFusion(Fusion):
 
 
 class RGBOnly(Fusion):
-    """Appearance alone."""
+    """No fusion: appearance features only (ablation)."""
 
     streams = ("rgb",)
 
@@ -97,7 +93,7 @@ class RGBOnly(Fusion):
 
 
 class FlowOnly(Fusion):
-    """Motion alone."""
+    """No fusion: motion features only (ablation)."""
 
     streams = ("flow",)
 

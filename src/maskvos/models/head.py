@@ -1,4 +1,4 @@
-"""From the queries' maps to one foreground mask."""
+"""SegFormer-style head: from the query maps to the logits of one foreground mask."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from maskvos.models.layers import resize
 
 
 class MapProjections(nn.Module):
-    """A 3x3 convolution per scale, from one map per query to the encoder's width.
+    """One 3x3 convolution per scale, from one channel per query to the channels of the encoder.
 
     Args:
         queries: Q.
-        channels: Widths of the scales, fine to coarse.
+        channels: Output channels of the scales, fine to coarse.
     """
 
     def __init__(self, queries: int, channels: Sequence[int]) -> None:
@@ -33,7 +33,7 @@ class MapProjections(nn.Module):
 
 
 class PointwiseLinear(nn.Linear):
-    """A linear layer over the channels of a map."""
+    """Linear layer over the channels of a feature map."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features, H, W) to (B, out_features, H, W)."""
@@ -55,15 +55,16 @@ class ConvNormReLU(nn.Module):
 
 
 class SegFormerHead(nn.Module):
-    """All scales brought to one width and to stride 4, mixed, refined at stride 2, one logit per pixel.
+    """All-MLP head (Xie et al., SegFormer, NeurIPS 2021) with a refinement at stride 2 and one output channel.
 
-    Linear steps that commute with bilinear resizing run at the lower resolution: the mixing 1x1 convolution scale by
-    scale before the maps are enlarged, and the last 1x1 convolution before the last enlargement.
+    All scales are projected to equal channels, upsampled to stride 4, mixed by a 1x1 convolution, and refined at stride
+    2. Convolutions that commute with bilinear resizing run before it, at the lower resolution: the 1x1 mixing
+    convolution, split by scale, and the final 1x1 convolution.
 
     Args:
-        in_channels: Widths of the four scales, fine to coarse.
-        width: Common width.
-        dropout: Chance that a channel is dropped before the last convolution, in training.
+        in_channels: Channels of the four scales, fine to coarse.
+        width: Channels after the projection.
+        dropout: Probability of dropping a channel before the final convolution in training.
     """
 
     def __init__(self, in_channels: Sequence[int], width: int = 192, dropout: float = 0.1) -> None:
@@ -78,10 +79,10 @@ class SegFormerHead(nn.Module):
         """Predict.
 
         Args:
-            scales: Four (B, C_i, h, w) of strides 4, 8, 16, 32.
+            scales: Four (B, C_i, h, w) float, strides 4, 8, 16, 32.
 
         Returns:
-            Logits (B, 1, 4 h, 4 w), h and w those of stride 4.
+            Logits (B, 1, 4 h, 4 w), with the h and w of stride 4.
         """
         size = scales[0].shape[-2:]
         x = self.mix(scales, size)
@@ -89,11 +90,11 @@ class SegFormerHead(nn.Module):
         return resize(self.predict(self.dropout(x)), [4 * side for side in size])
 
     def mix(self, scales: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """Each scale through its linear and its share of the mixing convolution, enlarged, added, normed."""
-        # The convolution's input channels are ordered coarse to fine.
-        shares = reversed(self.fuse.conv.weight.chunk(4, dim=1))
+        """Project the scales, upsample them to ``size`` and mix them: (B, width, *size), normalised."""
+        # The input channels of the mixing convolution are ordered coarse to fine.
+        weights = reversed(self.fuse.conv.weight.chunk(4, dim=1))
         mixed = [
-            resize(F.conv2d(pointwise(x), share), size)
-            for x, pointwise, share in zip(scales, self.linears, shares, strict=True)
+            resize(F.conv2d(pointwise(x), weight), size)
+            for x, pointwise, weight in zip(scales, self.linears, weights, strict=True)
         ]
         return self.fuse.norm(sum(mixed[1:], mixed[0]))

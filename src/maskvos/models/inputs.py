@@ -1,4 +1,4 @@
-"""From what travels (RGB in [0, 1], flow in pixels) to what the encoders read."""
+"""Input preprocessing: RGB in [0, 1] and flow in pixels to the images that the encoders read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class InputEncoder(nn.Module):
-    """Draw the flow as an RGB image and normalise both images.
+    """Encode flow as an RGB colour image and normalise both images.
 
     Args:
-        mean: Per channel, of images in [0, 1].
-        std: Per channel.
+        mean: Mean per channel, for images in [0, 1].
+        std: Standard deviation per channel.
     """
 
     mean: Tensor
@@ -35,11 +35,11 @@ class InputEncoder(nn.Module):
         Args:
             rgb: (B, 3, H, W) float in [0, 1].
             flow: (B, 2, H, W) float, pixels, x then y.
-            motion: (B,) bool: False where the motion stream is to see the RGB frame (motion as option, Cho et al.,
-                WACV 2023); None: it sees the flow everywhere.
+            motion: (B,) bool; False where the motion encoder reads the RGB frame (motion as option, Cho et al., WACV
+                2023); None: it reads the flow everywhere.
 
         Returns:
-            Two normalised images (B, 3, H, W).
+            Inputs of the appearance and the motion encoder, each (B, 3, H, W) float.
         """
         drawn = flow_to_rgb_tensor(flow)
         if motion is not None:
@@ -47,29 +47,28 @@ class InputEncoder(nn.Module):
         return self.normalise(rgb), self.normalise(drawn)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to zero mean and unit deviation."""
+        """Normalise (B, 3, H, W) in [0, 1] by mean and standard deviation."""
         return (image - self.mean) / self.std
 
 
 class CompensatedInputs(InputEncoder):
-    """Show the motion stream what moves against the background, instead of the flow's colours.
+    """Camera motion compensation: the motion encoder reads the residual of an affine motion model, not flow colours.
 
-    A small network trained from scratch has no capacity to spare for telling an object's motion from the camera's. So
-    an affine motion is fitted to the flow, robustly (iteratively reweighted least squares with Geman-McClure weights,
-    as in Odobez and Bouthemy, "Robust multiresolution estimation of parametric motion models", 1995) and with more
-    weight on the border of the frame, where the background is likely, and is taken away.
+    This relieves a small network of learning to separate object motion from camera motion. The affine model is fitted
+    by iteratively reweighted least squares with Geman-McClure weights (Odobez and Bouthemy, "Robust multiresolution
+    estimation of parametric motion models", 1995) and a prior for the border of the frame, which is mostly background.
 
-    The three channels are the rest (x and y), in multiples of its root mean square, and its length in pixels of a map
-    of width 448, each compressed by asinh: scale-free to see slow objects, absolute to tell these from noise.
+    The three channels are the residual (x and y) divided by its root mean square, and its magnitude in pixels of a map
+    of width 448, all compressed by asinh. The former make slow objects visible; the latter tells them from noise.
 
     Args:
         mean: See `InputEncoder`.
         std: See `InputEncoder`.
-        step: Distance, in pixels, of the vectors that the fit looks at.
-        iterations: Of the fit.
+        step: Spacing of the flow vectors used by the fit, pixels.
+        iterations: Iterations of the fit.
     """
 
-    # Nothing that DIS finds moving by less (pixels of a map of width 448) is more than its noise.
+    # Noise level of DIS flow, in pixels of a map of width 448: smaller residuals are not amplified.
     _NOISE = 0.1
 
     def __init__(
@@ -85,29 +84,29 @@ class CompensatedInputs(InputEncoder):
 
     def forward(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode, see `InputEncoder.forward`."""
-        # In half precision the sums of the fit would lose the small motions that matter.
+        # The sums of the fit need float32 to resolve small motions.
         with torch.autocast(flow.device.type, enabled=False), torch.no_grad():
-            rest = self.compensate(flow.float()) * (448 / flow.shape[-1])
-            length = (rest.square().sum(1, keepdim=True) + 1e-12).sqrt()
+            residual = self.compensate(flow.float()) * (448 / flow.shape[-1])
+            length = (residual.square().sum(1, keepdim=True) + 1e-12).sqrt()
             scale = (length.square().mean((2, 3), keepdim=True)).sqrt().clamp(min=self._NOISE)
             relative = length / scale
-            drawn = torch.cat((rest / length * _asinh(relative), _asinh(length)), 1)
+            drawn = torch.cat((residual / length * _asinh(relative), _asinh(length)), 1)
         rgb = self.normalise(rgb)
         if motion is not None:
             drawn = torch.where(motion.view(-1, 1, 1, 1), drawn, rgb.to(drawn.dtype))
         return rgb, drawn
 
     def compensate(self, flow: Tensor) -> Tensor:
-        """Take the dominant affine motion away.
+        """Subtract the dominant affine motion.
 
         Args:
             flow: (B, 2, H, W) float32, pixels, x then y.
 
         Returns:
-            (B, 2, H, W) float32, pixels.
+            The residual flow, (B, 2, H, W) float32, pixels.
         """
         height, width = flow.shape[-2:]
-        # By arange, whose length exporters keep open.
+        # arange instead of linspace, because exporters keep its length dynamic.
         x = (torch.arange(width, device=flow.device) * (2 / (width - 1)) - 1).expand(height, width)
         y = (torch.arange(height, device=flow.device) * (2 / (height - 1)) - 1)[:, None].expand(height, width)
         basis = torch.stack((torch.ones_like(x), x, y))  # (3, H, W)
@@ -127,17 +126,17 @@ class CompensatedInputs(InputEncoder):
 
 
 def _asinh(values: Tensor) -> Tensor:
-    """The function of that name for values that are not negative, in operations that ONNX has."""
+    """Inverse hyperbolic sine for non-negative values, in operations that ONNX supports."""
     return (values + (values.square() + 1).sqrt()).log()
 
 
 def _weighted_fit(basis: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted least squares with three unknowns, solved by cofactors, which every exporter knows.
+    """Weighted least squares with three unknowns, solved by cofactors, which every exporter supports.
 
     Args:
-        basis: (3, N).
-        values: (B, C, N).
-        weights: (B, N), not negative.
+        basis: (3, N) float32.
+        values: (B, C, N) float32.
+        weights: (B, N) float32, non-negative.
 
     Returns:
         Coefficients (B, C, 3).

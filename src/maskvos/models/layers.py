@@ -1,4 +1,4 @@
-"""Small pieces that several parts of the network share."""
+"""Layers and tensor helpers shared by the parts of the network."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from torch.utils.checkpoint import checkpoint
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize bilinearly, pixel centres at half integers.
+    """Bilinear resizing with ``align_corners=False``.
 
     Args:
         maps: (B, C, H, W).
-        size: (h, w) wanted.
+        size: (h, w) of the output.
 
     Returns:
-        (B, C, h, w); the same tensor when the size is right already.
+        (B, C, h, w); the input itself if it already has this size.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-# PyTorch 2.6 has no `is_exporting`; there compiled networks are cropped by copying too.
+# PyTorch 2.6 has no `is_exporting`; compiled networks then also crop by copying.
 _exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def crop(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """The top left part.
+    """Crop to the top left corner.
 
     Args:
         maps: (B, C, H, W).
-        size: (h, w) wanted, not above (H, W).
+        size: (h, w) of the output, at most (H, W).
 
     Returns:
         (B, C, h, w).
@@ -45,33 +45,33 @@ def crop(maps: Tensor, size: Sequence[int]) -> Tensor:
     height, width = size
     if not _exporting():
         return maps[..., :height, :width]
-    # `torch.export` would tie a view to sizes that keep it contiguous, or to those that do not; a copy is for all.
+    # `torch.export` specialises a view on whether it is contiguous; a copy keeps all sizes dynamic.
     rows, columns = (torch.arange(length, device=maps.device) for length in (height, width))
     return maps.index_select(-2, rows).index_select(-1, columns)
 
 
-def run(module: nn.Module, *inputs: Any, again: bool) -> Any:
-    """Call a module; where gradients are wanted and ``again``, keep its inputs alone and compute it again for them.
+def maybe_checkpoint(module: nn.Module, *inputs: Any, enabled: bool) -> Any:
+    """Call a module, with activation checkpointing if ``enabled`` and gradients are recorded.
 
-    Statistics of batch norms must not be updated by that second time: see `SegmentationSystem.on_before_backward`.
+    The recomputation must not update batch-norm statistics a second time: see `SegmentationModule.on_before_backward`.
     """
-    if again and torch.is_grad_enabled():
+    if enabled and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 8 channels per group, which for the usual 256 channels makes the usual 32 groups."""
+    """GroupNorm with 8 channels per group: 32 groups for 256 channels, as in Mask2Former."""
     return nn.GroupNorm(math.gcd(max(channels // 8, 1), channels), channels)
 
 
-# oneDNN's matrix product, which PyTorch's own `linear` reaches for half precision only: for float32 it calls MKL, which
-# is half as fast on processors that are not Intel's. Inductor generates calls to the same operator.
+# oneDNN's linear operator, which Inductor also calls. For float32, `F.linear` calls MKL instead, which is half as fast
+# on CPUs that are not Intel's.
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``; on a CPU, where no gradient is needed, by the fastest product at hand.
+    """``F.linear``, through oneDNN for float32 inference on a CPU.
 
     Args:
         x: (..., in).
@@ -87,19 +87,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not leaves_python()
+        and not compiling_or_exporting()
     ):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-def leaves_python() -> bool:
-    """Whether the network is being compiled, or written to a format with operators of its own."""
+def compiling_or_exporting() -> bool:
+    """Whether the network is being compiled, traced, or exported to ONNX."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` by way of `linear`."""
+    """``nn.Linear`` through `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -107,11 +107,11 @@ class Linear(nn.Linear):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them.
+    """Linear layers with ReLU in between.
 
     Args:
-        channels: Width of the input and of the hidden layers.
-        out_channels: Width of the output.
+        channels: Channels of the input and of the hidden layers.
+        out_channels: Channels of the output.
         layers: Number of linear layers.
     """
 
@@ -128,7 +128,7 @@ class MLP(nn.Module):
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Xavier weights and zero biases for every convolution inside."""
+    """Initialise all convolutions of a module with Xavier weights and zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.xavier_uniform_(part.weight)
@@ -137,16 +137,16 @@ def initialise_convolutions(module: nn.Module) -> None:
 
 
 def sine_position(height: int, width: int, channels: int, like: Tensor, temperature: float = 10000.0) -> Tensor:
-    """Two-dimensional sine position encoding, normalised to the map (Carion et al., DETR, ECCV 2020).
+    """Normalised 2D sine position encoding (Carion et al., DETR, ECCV 2020).
 
-    The first half of the channels encodes y, the second x; sines and cosines alternate. Positions run from 1/n to 1
-    times 2 pi along an axis of n pixels.
+    The first half of the channels encodes y, the second x, with sines and cosines alternating. Along an axis of n
+    pixels, positions are normalised to 2 pi / n, ..., 2 pi.
 
     Args:
         height: H.
         width: W.
-        channels: Width of the encoding, a multiple of 4.
-        like: A tensor whose device and dtype the result takes.
+        channels: Channels of the encoding, a multiple of 4.
+        like: Tensor that gives the device and dtype of the output.
         temperature: Ratio of the longest to the shortest wavelength.
 
     Returns:

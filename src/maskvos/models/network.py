@@ -1,4 +1,4 @@
-"""MaskVOS: appearance and motion encoders, fusion, pixel decoder, masked transformer decoder, head."""
+"""The MaskVOS network: two encoders, fusion, pixel decoder, masked transformer decoder, and head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
-from maskvos.models.folding import FusedHead, fold_batch_norms
+from maskvos.models.folding import FoldedHead, fold_batch_norms
 from maskvos.models.fusion import Fusion
 from maskvos.models.head import MapProjections, SegFormerHead
 from maskvos.models.inputs import InputEncoder
@@ -22,18 +22,18 @@ _INITS = ("default", "original")
 
 
 class MaskVOS(nn.Module):
-    """The network, from built parts.
+    """Two-stream video object segmentation network; `build_network` constructs it from its configuration.
 
     Args:
-        rgb_encoder: Reads the frame; None when the fusion reads motion alone.
-        flow_encoder: Reads the flow's image; None when the fusion reads appearance alone, or with ``shared``.
-        fusion: Two pyramids into one.
-        pixel_decoder: One pyramid into decoded levels and mask features.
-        transformer_decoder: These into maps per query.
-        projections: Maps per query to the widths of the head's scales.
-        head: Scales into one logit per pixel.
-        inputs: Normalises images and draws the flow.
-        shared: The appearance encoder reads both streams.
+        rgb_encoder: Appearance encoder; None if the fusion uses motion only.
+        flow_encoder: Motion encoder; None if the fusion uses appearance only, or with ``shared``.
+        fusion: Combines the two feature pyramids.
+        pixel_decoder: From the fused pyramid to multi-scale features and mask features.
+        transformer_decoder: From these features to maps per query.
+        projections: From the query maps to the input channels of the head.
+        head: From four scales to one logit per pixel.
+        inputs: Input preprocessing.
+        shared: Use the appearance encoder for both streams.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class MaskVOS(nn.Module):
         self.shared = shared
 
     def forward(self, rgb: Tensor, flow_rgb: Tensor) -> Tensor:
-        """Segment normalised inputs.
+        """Segment preprocessed inputs.
 
         Args:
-            rgb: (B, 3, H, W) float, normalised.
-            flow_rgb: (B, 3, H, W) float: the flow's image, normalised.
+            rgb: (B, 3, H, W) float, normalised image.
+            flow_rgb: (B, 3, H, W) float, input of the motion encoder.
 
         Returns:
             Logits (B, 1, H, W).
@@ -74,39 +74,39 @@ class MaskVOS(nn.Module):
     def segment(
         self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None, aux: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Segment what travels.
+        """Segment frames: input preprocessing and the network.
 
         Args:
             rgb: (B, 3, H, W) float in [0, 1].
             flow: (B, 2, H, W) float, pixels, x then y.
-            motion: (B,) bool: False where the motion stream is to see the RGB frame; None: the flow everywhere.
-            aux: Also return auxiliary logits for training.
+            motion: (B,) bool; False where the motion encoder reads the RGB frame; None: it reads the flow everywhere.
+            aux: Also return the logits for auxiliary losses.
 
         Returns:
-            Logits (B, 1, H, W). With ``aux`` also a list of (B, 1, h, w) of stride 4, one per decoder layer: the soft
-            union of the layer's query masks, ``log(mean(exp(masks)))`` over the queries. It has no parameters, so it
-            costs inference nothing and changes no checkpoint; a pixel is foreground there as soon as one query says so.
+            Logits (B, 1, H, W). With ``aux`` also a list of (B, 1, h, w), stride 4, one per decoder layer: the soft
+            union ``log(mean(exp(masks)))`` of its query masks, which is parameter-free and foreground wherever one
+            query is.
         """
         rgb, flow_rgb = self.inputs(rgb, flow, motion)
         logits, auxiliary = self._decode(rgb, flow_rgb, aux)
         return (logits, auxiliary) if aux else logits
 
-    def fuse(self) -> MaskVOS:
-        """A copy for inference in which linear chains are folded: equal to rounding, faster, not to be trained.
+    def fold(self) -> MaskVOS:
+        """Inference folding: a faster copy with folded batch norms and linear layers, equal up to rounding.
 
         Returns:
-            A network in evaluation mode without gradients; this one stays as it is.
+            A network in evaluation mode without gradients; the original is not modified.
         """
-        fused = copy.deepcopy(self).eval().requires_grad_(False)
+        folded = copy.deepcopy(self).eval().requires_grad_(False)
         with torch.no_grad():
-            if isinstance(fused.head, SegFormerHead) and isinstance(fused.projections, MapProjections):
-                fused.head = FusedHead(fused.projections, fused.head)
-                fused.projections = nn.Identity()
+            if isinstance(folded.head, SegFormerHead) and isinstance(folded.projections, MapProjections):
+                folded.head = FoldedHead(folded.projections, folded.head)
+                folded.projections = nn.Identity()
             for name in ("rgb_encoder", "flow_encoder"):
-                encoder = getattr(fused, name)
+                encoder = getattr(folded, name)
                 if encoder is not None:
-                    setattr(fused, name, fold_batch_norms(encoder))
-        return fused.requires_grad_(False)
+                    setattr(folded, name, fold_batch_norms(encoder))
+        return folded.requires_grad_(False)
 
     def _decode(self, rgb: Tensor, flow_rgb: Tensor, aux: bool) -> tuple[Tensor, list[Tensor]]:
         pyramid = self.fusion(*self._encode(rgb, flow_rgb))
@@ -144,58 +144,55 @@ def build_network(
     shared: bool = False,
     init: str = "default",
 ) -> MaskVOS:
-    """Build a network whose parts take their widths from one another.
+    """Build a network from its parts, passing the channels of each part to the next.
 
     Args:
-        rgb_encoder: Appearance encoder, built; may be None for a fusion that does not read it.
-        flow_encoder: Motion encoder, built; may be None for a fusion that does not read it, or with ``shared``.
+        rgb_encoder: Appearance encoder; may be None for a fusion that does not use it.
+        flow_encoder: Motion encoder; may be None for a fusion that does not use it, or with ``shared``.
         fusion: Called with ``rgb_channels`` and ``flow_channels``.
         pixel_decoder: Called with ``in_channels``.
         transformer_decoder: Called with ``channels``.
         head: Called with ``in_channels``.
-        inputs: Built; the usual one by default.
-        shared: One encoder (the appearance one) reads both streams.
-        init: ``"default"``, or ``"original"``: every convolution from N(0, 0.01) with zero bias, as the original
-            does it (pretrained encoders keep their weights).
+        inputs: Input preprocessing; None: `InputEncoder`.
+        shared: Use the appearance encoder for both streams.
+        init: ``"default"``, or ``"original"``: initialise all convolutions from N(0, 0.01) with zero bias, as the
+            original does (pretrained encoders keep their weights).
 
     Returns:
         The network, in training mode.
 
     Raises:
-        UserError: Parts are missing or do not fit.
+        UserError: A required encoder is missing, or ``init`` is unknown.
     """
     if init not in _INITS:
-        raise UserError(f"model.init: {init!r} is unknown; {nearest(init, _INITS)}")
+        raise UserError(f"model.init={init}: unknown; {nearest(init, _INITS)}")
     if shared:
         flow_encoder = rgb_encoder
     encoders = {"rgb": rgb_encoder, "flow": flow_encoder}
     channels = {stream: encoder.channels for stream, encoder in encoders.items() if encoder is not None}
     if not channels:
-        raise UserError("model: no encoder; give model.rgb_encoder, model.flow_encoder or both")
-    anything = next(iter(channels.values()))
-    fused = fusion(
-        rgb_channels=channels.get("rgb", anything),
-        flow_channels=channels.get("flow", anything),
-    )
-    for stream in fused.streams:
+        raise UserError("model: both encoders are null; set model.rgb_encoder, model.flow_encoder or both")
+    fallback = next(iter(channels.values()))  # for the channels of a stream without encoder
+    stream_fusion = fusion(rgb_channels=channels.get("rgb", fallback), flow_channels=channels.get("flow", fallback))
+    for stream in stream_fusion.streams:
         if encoders[stream] is None:
             raise UserError(
-                f"model.fusion: {type(fused).__name__} reads the {stream} stream, but model.{stream}_encoder is null; "
-                "give that encoder, or choose fusion rgb_only or flow_only"
+                f"model.fusion: {type(stream_fusion).__name__} uses the {stream} stream, but model.{stream}_encoder is "
+                "null; set that encoder, or choose model/fusion=rgb_only or flow_only"
             )
-    decoder = pixel_decoder(in_channels=fused.channels)
+    decoder = pixel_decoder(in_channels=stream_fusion.channels)
     queries = transformer_decoder(channels=decoder.channels)
-    one = shared and len(fused.streams) == 2
+    shared = shared and len(stream_fusion.streams) == 2
     network = MaskVOS(
-        rgb_encoder=rgb_encoder if "rgb" in fused.streams else None,
-        flow_encoder=flow_encoder if "flow" in fused.streams and not one else None,
-        fusion=fused,
+        rgb_encoder=rgb_encoder if "rgb" in stream_fusion.streams else None,
+        flow_encoder=flow_encoder if "flow" in stream_fusion.streams and not shared else None,
+        fusion=stream_fusion,
         pixel_decoder=decoder,
         transformer_decoder=queries,
-        projections=MapProjections(queries.queries, fused.channels),
-        head=head(in_channels=fused.channels),
+        projections=MapProjections(queries.queries, stream_fusion.channels),
+        head=head(in_channels=stream_fusion.channels),
         inputs=inputs if inputs is not None else InputEncoder(),
-        shared=one,
+        shared=shared,
     )
     if init == "original":
         _original_init(network)
@@ -203,14 +200,14 @@ def build_network(
 
 
 def _original_init(network: MaskVOS) -> None:
-    kept = {
+    pretrained = {
         id(module)
         for encoder in (network.rgb_encoder, network.flow_encoder)
         if encoder is not None and encoder.pretrained
         for module in encoder.modules()
     }
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and id(module) not in kept:
+        if isinstance(module, nn.Conv2d) and id(module) not in pretrained:
             nn.init.normal_(module.weight, std=0.01)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

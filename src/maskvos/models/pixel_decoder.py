@@ -1,7 +1,7 @@
-"""From one pyramid to decoded maps of equal width and the high-resolution mask features.
+"""Pixel decoders: from the fused feature pyramid to multi-scale features and high-resolution mask features.
 
-A pixel decoder is built from the pyramid's widths, publishes ``channels`` (its width) and returns three decoded maps
-(strides 32, 16, 8, coarse to fine) and the mask features (stride 4).
+A pixel decoder is constructed with the channels of the pyramid, has an attribute ``channels`` (of all its outputs), and
+returns three feature maps (strides 32, 16, 8) and the mask features (stride 4).
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.deformable import DeformableAttention, Grid
-from maskvos.models.layers import Linear, group_norm, initialise_convolutions, maps, resize, run, sine_position, tokens
+from maskvos.models.layers import (
+    Linear,
+    group_norm,
+    initialise_convolutions,
+    maps,
+    maybe_checkpoint,
+    resize,
+    sine_position,
+    tokens,
+)
 
 
 class DeformableLayer(nn.Module):
-    """Deformable self-attention and FFN, both post-norm.
+    """Transformer encoder layer: deformable self-attention and FFN, both post-norm.
 
     Args:
         channels: C.
         heads: Number of heads.
-        points: Sampled points per head and level.
-        ffn_channels: Hidden width of the FFN.
+        points: Sampling points per head and level.
+        ffn_channels: Hidden channels of the FFN.
     """
 
     def __init__(self, channels: int, heads: int, points: int, ffn_channels: int) -> None:
@@ -45,18 +54,18 @@ class DeformableLayer(nn.Module):
 
 
 class DeformablePixelDecoder(nn.Module):
-    """Mask2Former's pixel decoder (Cheng et al., CVPR 2022) with one FPN step to stride 4.
+    """Mask2Former's deformable-attention pixel decoder (Cheng et al., CVPR 2022), with one FPN step to stride 4.
 
     Args:
-        in_channels: Widths of the pyramid, fine to coarse.
-        channels: Width of everything inside, a multiple of 4 and of ``heads``.
-        layers: Deformable layers.
-        heads: Heads of each.
-        points: Sampled points per head and level.
-        ffn_channels: Hidden width of their FFN.
+        in_channels: Channels of the pyramid, fine to coarse.
+        channels: Channels of the decoder and its outputs, a multiple of 4 and of ``heads``.
+        layers: Number of deformable layers.
+        heads: Attention heads per layer.
+        points: Sampling points per head and level.
+        ffn_channels: Hidden channels of the FFN.
     """
 
-    checkpointing = False
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -80,18 +89,18 @@ class DeformablePixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(channels, channels, 1)
         initialise_convolutions(self)
 
-    def checkpoint_activations(self) -> None:
-        """From now on keep the layers' inputs alone in training, and compute what is between again for the gradient."""
-        self.checkpointing = True
+    def enable_activation_checkpointing(self) -> None:
+        """Keep only the inputs of the layers in training and recompute their activations in the backward pass."""
+        self.activation_checkpointing = True
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Decode.
 
         Args:
-            pyramid: Four maps of strides 4, 8, 16, 32.
+            pyramid: Four (B, C_i, h, w) float, strides 4, 8, 16, 32.
 
         Returns:
-            Maps of strides 32, 16, 8, each (B, C, h, w), and mask features (B, C, h, w) of stride 4.
+            Three feature maps (B, C, h, w), strides 32, 16, 8, and the mask features (B, C, h, w), stride 4.
         """
         finest, *rest = pyramid
         levels = [project(x) for project, x in zip(self.input_projections, reversed(rest), strict=True)]
@@ -103,9 +112,9 @@ class DeformablePixelDecoder(nn.Module):
                 for (height, width), embed in zip(sizes, self.level_embed, strict=True)
             ]
         )
-        grid = Grid.of(sizes, x)
+        grid = Grid.create(sizes, x)
         for layer in self.layers:
-            x = run(layer, x, position, grid, again=self.checkpointing)
+            x = maybe_checkpoint(layer, x, position, grid, enabled=self.activation_checkpointing)
         parts = x.split([height * width for height, width in sizes], dim=1)
         decoded = [maps(part, *size) for part, size in zip(parts, sizes, strict=True)]
         fine = F.relu(self.lateral(finest))
@@ -114,11 +123,11 @@ class DeformablePixelDecoder(nn.Module):
 
 
 class FPNPixelDecoder(nn.Module):
-    """A plain feature pyramid (Lin et al., CVPR 2017): lateral 1x1, added top down, smoothed by 3x3.
+    """Feature pyramid network (Lin et al., CVPR 2017): 1x1 lateral convolutions, top-down addition, 3x3 smoothing.
 
     Args:
-        in_channels: Widths of the pyramid, fine to coarse.
-        channels: Width of everything inside.
+        in_channels: Channels of the pyramid, fine to coarse.
+        channels: Channels of the decoder and its outputs, a multiple of 4.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
@@ -150,5 +159,6 @@ class FPNPixelDecoder(nn.Module):
 def _check_width(channels: int, heads: int) -> None:
     if channels % 4 or channels % heads:
         raise UserError(
-            f"model.pixel_decoder.channels: {channels} must be a multiple of 4 (sine positions) and of heads ({heads})"
+            f"model.pixel_decoder.channels={channels}: must be a multiple of 4 (sine position encoding) and of heads "
+            f"({heads}); choose for example 64, 128 or 256"
         )

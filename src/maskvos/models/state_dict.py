@@ -1,4 +1,4 @@
-"""Reading weights from disk without running anybody's code, and putting them into a network with useful errors."""
+"""Checkpoint files: safe reading (``weights_only``), finding the state dict, and loading it into a network."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from maskvos.errors import UserError
 
 StateDict = Mapping[str, Tensor]
 
-# Under one of these a training framework keeps the weights beside its optimiser and counters.
+# Keys under which training frameworks store the state dict.
 _CONTAINERS = ("state_dict", "network", "model", "state_dict_ema", "model_state_dict")
 _SHOWN = 5
-# What torch's unpickler raises on bytes that are no pickle depends on the bytes.
-_GARBLED = (
+# The exception that torch's unpickler raises for a damaged file depends on its bytes.
+_DAMAGED = (
     *(SafetensorError, zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint: tensors and plain containers only, never code.
+    """Read a checkpoint file safely: tensors and plain containers only, so that no code in it can run.
 
     Args:
-        path: A ``.safetensors`` file, or anything that ``torch.save`` wrote (``.pth``, ``.pt``, ``.ckpt``, ``.bin``).
+        path: A ``.safetensors`` file, or one written by ``torch.save`` (``.pth``, ``.pt``, ``.ckpt``, ``.bin``).
 
     Returns:
-        What the file holds, on the CPU.
+        The content of the file, on the CPU.
 
     Raises:
-        UserError: The file is missing, damaged, not a checkpoint, or asks to run code when loaded.
+        UserError: The file is missing, damaged, not a checkpoint, or contains objects that could run code.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"weights: no file '{path}'; check the path (relative paths start at the working folder)")
+        raise UserError(f"weights: no file '{path}'; check the path (relative paths start at the working directory)")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
-    except _GARBLED as error:
+    except _DAMAGED as error:
         raise UserError(
-            f"weights: '{path}' cannot be read ({_first_line(error)}); it is damaged, cut short or not a checkpoint: "
-            "fetch or copy it again"
+            f"weights: '{path}' cannot be read ({_first_line(error)}); it is damaged, truncated or not a checkpoint: "
+            "download or copy it again"
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"weights: '{path}' holds a {type(content).__name__}, but a checkpoint is a dictionary of tensors; "
-            "save `module.state_dict()` instead"
+            f"weights: '{path}' contains a {type(content).__name__} instead of a dictionary of tensors; save "
+            "`module.state_dict()`"
         )
     return content
 
@@ -66,10 +66,10 @@ def _refusal(path: Path, error: Exception) -> str:
     reason = _first_line(error)
     if "WeightsUnpickler" in str(error) or "Unsupported" in str(error) or "weights_only" in str(error).lower():
         return (
-            f"weights: '{path}' is refused: it holds more than tensors and plain containers, and loading it could run "
-            f"code ({reason}); ask its author for a plain state_dict or a .safetensors file"
+            f"weights: '{path}' is refused: it contains more than tensors and plain containers, and loading it could "
+            f"run code ({reason}); ask its author for a plain state_dict or a .safetensors file"
         )
-    return f"weights: '{path}' cannot be read ({reason}); it is damaged or not a checkpoint: fetch or copy it again"
+    return f"weights: '{path}' cannot be read ({reason}); it is damaged or not a checkpoint: download or copy it again"
 
 
 def _first_line(error: Exception) -> str:
@@ -78,17 +78,17 @@ def _first_line(error: Exception) -> str:
 
 
 def tensors_of(checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """Find the weights inside a checkpoint, whoever's trainer wrote it.
+    """Find the state dict in a checkpoint.
 
     Args:
-        checkpoint: What `read_checkpoint` returned: a state dict, or a container with one under a usual name.
-        source: How to call the file in an error.
+        checkpoint: A state dict, or a dictionary with one under a usual key (``state_dict``, ``model``, ...).
+        source: Name of the file in error messages.
 
     Returns:
-        Tensors by name, without a ``module.`` prefix (left by data-parallel wrappers).
+        Tensors by name, without the ``module.`` prefix of data-parallel wrappers.
 
     Raises:
-        UserError: There are no tensors in it.
+        UserError: The checkpoint contains no tensors.
     """
     inner: Mapping[str, Any] = checkpoint
     for name in _CONTAINERS:
@@ -97,9 +97,9 @@ def tensors_of(checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
             break
     tensors = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
-        held = ", ".join(map(str, list(checkpoint)[:_SHOWN])) or "nothing"
+        keys = ", ".join(map(str, list(checkpoint)[:_SHOWN])) or "none"
         raise UserError(
-            f"weights: no tensors in {source} (it holds: {held}); "
+            f"weights: no tensors in {source} (keys: {keys}); "
             f"expected a state dict, or one under {', '.join(map(repr, _CONTAINERS))}"
         )
     if all(key.startswith("module.") for key in tensors):
@@ -108,23 +108,22 @@ def tensors_of(checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state_dict: StateDict, source: str, strict: bool = True) -> list[str]:
-    """Put weights into a network.
+    """Load a state dict into a network, and report tensors that do not match.
 
     Args:
-        network: What receives them, in place.
-        state_dict: Tensors under the network's own names.
-        source: Where they come from (a file name), for the error.
-        strict: Every tensor must fit; otherwise what fits is taken and the rest is listed.
+        network: The network, modified in place.
+        state_dict: Tensors by the names of the network.
+        source: Name of the file in error messages.
+        strict: Require all tensors to match; otherwise load those that do (warm start).
 
     Returns:
-        One line per tensor that was skipped: missing in the file, unknown to the network or of another shape.
-        Empty when everything fitted.
+        One line per skipped tensor: missing, unexpected, or of another shape.
 
     Raises:
-        UserError: ``strict`` and something does not fit, or nothing at all fits.
+        UserError: A tensor does not match with ``strict``, or none does without it.
     """
     own = network.state_dict()
-    fits = {key: value for key, value in state_dict.items() if key in own and own[key].shape == value.shape}
+    matching = {key: value for key, value in state_dict.items() if key in own and own[key].shape == value.shape}
     skipped = [
         f"{key}: {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the network"
         for key, value in state_dict.items()
@@ -132,11 +131,11 @@ def load_state(network: nn.Module, state_dict: StateDict, source: str, strict: b
     ]
     skipped += [f"{key}: not in the file" for key in own if key not in state_dict]
     skipped += [f"{key}: not in the network" for key in state_dict if key not in own]
-    if skipped and (strict or not fits):
+    if skipped and (strict or not matching):
         more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         raise UserError(
-            f"weights: {source} holds another architecture: {'; '.join(skipped[:_SHOWN])}{more}. Choose the model and "
-            "backbone that it was trained with, or warm-start with init_from, which takes what fits"
+            f"weights: {source} is of another architecture: {'; '.join(skipped[:_SHOWN])}{more}. Choose the model and "
+            "backbone that it was trained with, or warm-start with init_from, which loads the tensors that match"
         )
-    network.load_state_dict(fits, strict=False)
+    network.load_state_dict(matching, strict=False)
     return skipped

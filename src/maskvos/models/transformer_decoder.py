@@ -1,4 +1,4 @@
-"""Queries that look at the decoded maps through the masks that they predict (Cheng et al., Mask2Former, CVPR 2022)."""
+"""Masked-attention transformer decoder (Cheng et al., Mask2Former, CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from maskvos.models.layers import MLP, Linear, linear, resize, sine_position, to
 
 
 class QueryMaps(NamedTuple):
-    """What the decoder says.
+    """Output of the transformer decoder: maps per query.
 
     Attributes:
-        masks: (B, Q, h, w), stride 4: the mask logits of the last layer.
-        classes: Three (B, Q, h, w), strides 32, 16, 8: the class maps of the last three layers.
-        auxiliary: Mask logits (B, Q, h, w), stride 4, after each layer but the last; empty unless asked for.
+        masks: (B, Q, h, w), stride 4: mask logits of the last layer.
+        classes: Three (B, Q, h, w), strides 32, 16, 8: class maps of the last three layers.
+        auxiliary: Mask logits (B, Q, h, w), stride 4, of each layer except the last; empty without ``aux``.
     """
 
     masks: Tensor
@@ -28,7 +28,7 @@ class QueryMaps(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the projections of query, key and value in one matrix.
+    """Multi-head attention with one projection matrix for query, key and value.
 
     Args:
         channels: C.
@@ -45,14 +45,14 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
-            query: (B, Q, C).
-            key: (B, N, C).
-            value: (B, N, C).
-            visible: (B, Q, N) bool, True where a query may look; None for everywhere.
+            query: (B, Q, C) float.
+            key: (B, N, C) float.
+            value: (B, N, C) float.
+            mask: (B, Q, N) bool, True where a query attends; None: everywhere.
 
         Returns:
             (B, Q, C).
@@ -62,7 +62,7 @@ class Attention(nn.Module):
             linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        mask = None if visible is None else visible[:, None]
+        mask = None if mask is None else mask[:, None]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
@@ -73,7 +73,7 @@ class DecoderLayer(nn.Module):
     Args:
         channels: C.
         heads: Number of heads.
-        ffn_channels: Hidden width of the FFN.
+        ffn_channels: Hidden channels of the FFN.
     """
 
     def __init__(self, channels: int, heads: int, ffn_channels: int) -> None:
@@ -89,38 +89,41 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, position: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, position: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Update the queries.
 
         Args:
-            queries: (B, Q, C).
-            position: (Q, C), the queries' own positions.
-            key: (B, N, C): memory with positions.
-            value: (B, N, C): memory.
-            visible: (B, Q, N) bool.
+            queries: (B, Q, C) float.
+            position: (Q, C) float, the learnt positions of the queries.
+            key: (B, N, C) float, pixel features with position encoding.
+            value: (B, N, C) float, pixel features.
+            mask: (B, Q, N) bool, True where a query attends.
 
         Returns:
             (B, Q, C).
         """
-        queries = self.cross_norm(queries + self.cross_attention(queries + position, key, value, visible))
-        placed = queries + position
-        queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
+        queries = self.cross_norm(queries + self.cross_attention(queries + position, key, value, mask))
+        positioned = queries + position
+        queries = self.self_norm(queries + self.self_attention(positioned, positioned, queries))
         return self.ffn_norm(queries + self.linear2(F.relu(self.linear1(queries))))
 
 
 class MaskedTransformerDecoder(nn.Module):
-    """Learnt queries, refined by layers that attend the levels in turn, coarse to fine.
+    """Learnt queries, refined by decoder layers that attend to the feature levels in turn, coarse to fine.
 
-    A query sees only where its mask of the layer before is at least 0.5 (nothing there: it sees everything). Masks are
-    dot products with the mask features; since a dot product and bilinear resizing commute, masks that only guide
-    attention are computed at the attended level's resolution.
+    Masked attention: a query attends only where the previous layer predicts a mask probability of at least 0.5, or
+    everywhere if it predicts an empty mask. Masks are dot products with the mask features. Dot products and bilinear
+    resizing commute, so masks that only guide attention are computed at the resolution of the attended level.
 
     Args:
-        channels: C, as the pixel decoder publishes it.
+        channels: C, the channels of the pixel decoder.
         queries: Q.
         layers: Number of layers, at least 3.
         heads: Number of heads.
-        ffn_channels: Hidden width of the FFN.
+        ffn_channels: Hidden channels of the FFN.
+
+    Raises:
+        UserError: Too few layers, or ``heads`` does not divide ``channels``.
     """
 
     def __init__(
@@ -129,10 +132,14 @@ class MaskedTransformerDecoder(nn.Module):
         super().__init__()
         if layers < 3:
             raise UserError(
-                f"model.transformer_decoder.layers: {layers}; at least 3, since the last three layers give a map each"
+                f"model.transformer_decoder.layers={layers}: must be at least 3, because each of the last three layers "
+                "outputs a class map"
             )
         if channels % heads:
-            raise UserError(f"model.transformer_decoder.heads: {heads} does not divide the width {channels}")
+            raise UserError(
+                f"model.transformer_decoder.heads={heads}: must divide the channels of the pixel decoder ({channels}); "
+                "choose for example 4 or 8"
+            )
         self.channels, self.queries = channels, queries
         self.query_feat = nn.Embedding(queries, channels)
         self.query_embed = nn.Embedding(queries, channels)
@@ -146,12 +153,12 @@ class MaskedTransformerDecoder(nn.Module):
         """Decode.
 
         Args:
-            levels: Three maps (B, C, h, w), strides 32, 16, 8.
-            mask_features: (B, C, h, w), stride 4.
-            aux: Also return the masks of the earlier layers at full resolution.
+            levels: Three (B, C, h, w) float, strides 32, 16, 8.
+            mask_features: (B, C, h, w) float, stride 4.
+            aux: Also return the mask logits of the intermediate layers, for auxiliary losses.
 
         Returns:
-            See `QueryMaps`.
+            The maps per query, see `QueryMaps`.
         """
         values = [tokens(level) + self.level_embed.weight[i] for i, level in enumerate(levels)]
         keys = [
@@ -163,25 +170,25 @@ class MaskedTransformerDecoder(nn.Module):
         classes: list[Tensor] = [levels[0]] * 3
         auxiliary = []
         for index, layer in enumerate(self.layers):
-            turn = index % 3
-            visible = self._visible(queries, guides[turn])
-            queries = layer(queries, self.query_embed.weight, keys[turn], values[turn], visible)
+            level = index % 3
+            mask = self._attention_mask(queries, guides[level])
+            queries = layer(queries, self.query_embed.weight, keys[level], values[level], mask)
             if index >= len(self.layers) - 3:
-                classes[turn] = _dot(self.class_embed(self.norm(queries)), levels[turn])
+                classes[level] = _dot(self.class_embed(self.norm(queries)), levels[level])
             if aux and index < len(self.layers) - 1:
                 auxiliary.append(_dot(self.mask_embed(self.norm(queries)), mask_features))
         masks = _dot(self.mask_embed(self.norm(queries)), mask_features)
         return QueryMaps(masks, classes, auxiliary)
 
     @torch.no_grad()
-    def _visible(self, queries: Tensor, guide: Tensor) -> Tensor:
-        """Where each query may look: (B, Q, h * w) bool."""
-        visible = _dot(self.mask_embed(self.norm(queries)), guide).flatten(2) >= 0
-        return visible | ~visible.any(-1, keepdim=True)
+    def _attention_mask(self, queries: Tensor, guide: Tensor) -> Tensor:
+        """Pixels that each query attends to: (B, Q, h * w) bool; all of them where its predicted mask is empty."""
+        mask = _dot(self.mask_embed(self.norm(queries)), guide).flatten(2) >= 0
+        return mask | ~mask.any(-1, keepdim=True)
 
 
 def _dot(embedding: Tensor, features: Tensor) -> Tensor:
-    """(B, Q, C) . (B, C, h, w) to (B, Q, h, w)."""
+    """Dot products of (B, Q, C) and (B, C, h, w): (B, Q, h, w)."""
     batch, _, height, width = features.shape
     dots = torch.bmm(embedding, features.flatten(2).to(embedding.dtype))
     return dots.view(batch, embedding.shape[1], height, width)

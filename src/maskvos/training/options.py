@@ -1,4 +1,4 @@
-"""Options of a training that change the network's parts or their rates; a recipe needs none of them."""
+"""Optional training features: learning rates by layer, frozen norms, EMA, compilation, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.pixel_decoder import DeformablePixelDecoder
 
-FREEZE = ("none", "encoders", "all")
-COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_FREEZE_NORMS = ("none", "encoders", "all")
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the parts of a network are trained.
+class TrainingOptions:
+    """Optional training features; all are off by default.
 
     Attributes:
-        backbone_factor: Learning rate of the encoders, as a share of that of the rest; at 0 only the statistics of
-            their norms still move.
-        layer_decay: Factor on that for every layer further from the decoder, in (0, 1].
-        freeze_norms: Batch norms that keep their statistics and their weights: ``none``, those of the ``encoders``, or
-            ``all``. Layer norms keep no statistics and are trained.
-        ema: Decay of the running average of the weights, in (0, 1); None: none is kept.
+        backbone_factor: Learning rate of the encoders relative to the rest; at 0 only the statistics of their batch
+            norms change.
+        layer_decay: Layer-wise learning-rate decay of the encoders, in (0, 1]; 1: none.
+        freeze_norms: Batch norms whose statistics and weights are frozen: ``none``, those of the ``encoders``, or
+            ``all``. Layer norms have no statistics and are always trained.
+        ema: Decay of the exponential moving average of the weights, in (0, 1); None: no average.
         compile: Mode of ``torch.compile`` for the parts of the network; None: not compiled.
-        channels_last: Keep convolutions' weights, and so their maps, with channels innermost: faster on GPUs with
-            tensor cores.
-        checkpointing: Keep only the inputs of the encoders' blocks and of the deformable layers, and compute what is
-            between again for the backward pass: less memory, a forward pass more.
+        channels_last: Use the channels-last memory format, faster for convolutions on GPUs with tensor cores.
+        activation_checkpointing: Keep only the inputs of the encoder blocks and deformable layers, and recompute
+            their activations in the backward pass: less memory for one more forward pass.
 
     Raises:
-        UserError: A value out of its range.
+        UserError: A value is out of range.
     """
 
     backbone_factor: float = 1.0
@@ -44,44 +43,47 @@ class Training:
     ema: float | None = None
     compile: str | None = None
     channels_last: bool = False
-    checkpointing: bool = False
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone_factor < 0:
-            raise UserError(f"train.backbone_factor: {self.backbone_factor}; it must not be negative")
+            raise UserError(f"train.backbone_factor={self.backbone_factor}: must not be negative, for example 0.1")
         if not 0 < self.layer_decay <= 1:
-            raise UserError(f"train.layer_decay: {self.layer_decay}; it must be above 0 and at most 1 (no decay)")
-        if self.freeze_norms not in FREEZE:
-            raise UserError(f"train.freeze_norms: {self.freeze_norms!r}; {nearest(str(self.freeze_norms), FREEZE)}")
+            raise UserError(f"train.layer_decay={self.layer_decay}: must be above 0 and at most 1 (no decay)")
+        if self.freeze_norms not in _FREEZE_NORMS:
+            raise UserError(f"train.freeze_norms={self.freeze_norms}; {nearest(str(self.freeze_norms), _FREEZE_NORMS)}")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"train.ema: {self.ema}; it must lie between 0 and 1, such as 0.999, or be null for none")
-        if self.compile is not None and self.compile not in COMPILE:
-            raise UserError(f"train.compile: {self.compile!r}; {nearest(str(self.compile), COMPILE)}, or null")
+            raise UserError(f"train.ema={self.ema}: must be between 0 and 1, for example 0.999, or null")
+        if self.compile is not None and self.compile not in _COMPILE_MODES:
+            raise UserError(f"train.compile={self.compile}; {nearest(str(self.compile), _COMPILE_MODES)}, or null")
 
     def prepare(self, network: nn.Module) -> list[nn.Module]:
-        """Apply what is to be there before an optimiser is made.
+        """Apply the options to a network, before the optimiser is created.
+
+        Args:
+            network: The network, modified in place.
 
         Returns:
-            The frozen norms, which have to stay in evaluation mode.
+            The frozen batch norms, which must stay in evaluation mode.
 
         Raises:
-            UserError: ``checkpointing`` for a backbone that cannot.
+            UserError: The backbone does not support activation checkpointing.
         """
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.checkpointing:
+        if self.activation_checkpointing:
             for part in network.modules():
                 if isinstance(part, Backbone | DeformablePixelDecoder):
-                    part.checkpoint_activations()
+                    part.enable_activation_checkpointing()
         frozen = self._frozen(network)
-        if frozen:  # Lightning need not warn of what was asked for
+        if frozen:  # evaluation mode is intended, so silence Lightning's warning
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         for norm in frozen:
             norm.requires_grad_(False)
         return frozen
 
     def compile_parts(self, network: nn.Module) -> None:
-        """Compile each part on its own, in place: names of parameters stay as they are."""
+        """Compile each part of the network in place, so that parameter names do not change."""
         if self.compile is not None:
             for part in network.children():
                 part.compile(mode=self.compile)
@@ -95,5 +97,5 @@ class Training:
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """All layers inside that keep running statistics of batches."""
+    """All batch-norm layers of a module."""
     return [part for part in module.modules() if isinstance(part, _BatchNorm)]

@@ -1,1 +1,1 @@
-"""Encoders: pyramids of four maps."""
+"""Backbones: feature pyramids with strides 4, 8, 16 and 32."""

@@ -1,4 +1,4 @@
-"""What every backbone is: a pyramid of four maps that publishes its widths; and how it gets pretrained weights."""
+"""Base class of backbones: the feature pyramid interface and loading of pretrained weights."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
 
 
 class Backbone(nn.Module):
-    """A pyramid of four maps.
+    """Encoder that returns a pyramid of four feature maps.
 
-    ``forward`` takes ``(B, 3, H, W)`` normalised images of any size and returns four maps ``(B, C_i, ceil(H / s_i),
+    ``forward`` takes normalised images ``(B, 3, H, W)`` of any size and returns four maps ``(B, C_i, ceil(H / s_i),
     ceil(W / s_i))``, fine to coarse.
 
     Attributes:
-        channels: C_i, the widths of the four maps.
-        strides: s_i; always (4, 8, 16, 32).
-        pretrained: Whether it holds weights that somebody trained.
-        open_size: Whether `torch.export` can leave height and width open. Over windows that are padded and shifted its
-            solver does not come to an end in minutes.
-        checkpointing: Whether blocks keep their inputs alone in training and are computed again for the gradient.
+        channels: C_i, the channels of the four maps.
+        strides: s_i, always (4, 8, 16, 32).
+        pretrained: Whether pretrained weights were loaded.
+        dynamic_size: Whether `torch.export` supports dynamic height and width. For padded and shifted windows, its
+            constraint solver does not finish in minutes.
+        activation_checkpointing: Whether activation checkpointing is enabled; None: it is not supported.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...] = (4, 8, 16, 32)
     pretrained: bool = False
-    open_size: bool = True
-    checkpointing: bool | None = None  # None: it does not know how
+    dynamic_size: bool = True
+    activation_checkpointing: bool | None = None
 
-    def depths(self) -> dict[str, int]:
-        """How far along the network each parameter lies, for learning rates by layer.
+    def layer_ids(self) -> dict[str, int]:
+        """Layer of each parameter, for layer-wise learning-rate decay.
 
         Returns:
-            Name of every parameter to its layer, 0 for the first; empty where the backbone does not tell.
+            Parameter names to layer indices, 0 for the first layer; empty if not supported.
         """
         return {}
 
-    def depths_of(self, layers: Sequence[nn.Module]) -> dict[str, int]:
-        """`depths` from the layers in order; a parameter outside of them goes with the layer registered before it."""
+    def number_layers(self, layers: Sequence[nn.Module]) -> dict[str, int]:
+        """`layer_ids` from the ordered layers; other parameters belong to the layer registered before them."""
         owner = {id(parameter): i for i, layer in enumerate(layers) for parameter in layer.parameters()}
-        depths, depth = {}, 0
+        ids, current = {}, 0
         for name, parameter in self.named_parameters():
-            depth = owner.get(id(parameter), depth)
-            depths[name] = depth
-        return depths
+            current = owner.get(id(parameter), current)
+            ids[name] = current
+        return ids
 
-    def checkpoint_activations(self) -> None:
-        """From now on keep the blocks' inputs alone in training, and compute what is between again for the gradient.
+    def enable_activation_checkpointing(self) -> None:
+        """Keep only the inputs of the blocks in training and recompute their activations in the backward pass.
 
         Raises:
-            UserError: This backbone does not know how.
+            UserError: This backbone does not support it.
         """
-        if self.checkpointing is None:
+        if self.activation_checkpointing is None:
             raise UserError(
-                f"train.checkpointing: {type(self).__name__} does not know how to compute its blocks again; "
-                "say train.checkpointing=false or choose another backbone"
+                f"train.activation_checkpointing=true: {type(self).__name__} does not support activation "
+                "checkpointing; set it to false or choose another backbone"
             )
-        self.checkpointing = True
+        self.activation_checkpointing = True
 
     def load_pretrained(
         self,
@@ -71,17 +71,17 @@ class Backbone(nn.Module):
         fetch: Callable[[], dict[str, Tensor]],
         translate: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     ) -> None:
-        """Load trained weights.
+        """Load pretrained weights.
 
         Args:
-            pretrained: False: none. True: fetch the published ones; where that fails, warn once and go on without.
-                Otherwise: a weights file.
-            name: How to call the backbone in messages.
-            fetch: Gets the published weights; raises OSError where there is no way to them.
-            translate: Turns any known layout of these weights into this module's names.
+            pretrained: False: random weights. True: download the published weights; if that fails, warn once and keep
+                random ones. Otherwise: path of a weights file.
+            name: Name of the backbone in messages.
+            fetch: Downloads the published weights; raises OSError if they are not available.
+            translate: Renames the tensors of any supported layout to the names of this module.
 
         Raises:
-            UserError: The file cannot be read, or holds another architecture.
+            UserError: The file cannot be read, or is of another architecture.
         """
         if pretrained is False:
             return
@@ -101,8 +101,8 @@ class Backbone(nn.Module):
 @cache
 def _warn_once(name: str, reason: str) -> None:
     warnings.warn(
-        f"{name}: no pretrained weights, it starts from random ones ({reason}). This is harmless where a checkpoint "
-        "brings the weights; to train, give backbone.pretrained=<file>, or say backbone.pretrained=false",
+        f"{name}: pretrained weights are not available, using random weights ({reason}). This is harmless if a "
+        "checkpoint is loaded; for training, set backbone.pretrained=<file>, or backbone.pretrained=false",
         UserWarning,
         stacklevel=4,
     )

@@ -1,4 +1,4 @@
-"""Reaching the model hub without waiting for it where there is no network."""
+"""Hugging Face hub access that does not wait for timeouts without a network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from huggingface_hub import constants
 
 
 @contextmanager
-def quick_hub() -> Iterator[None]:
-    """Let the hub's client answer from its cache alone while its host's name cannot be resolved.
+def offline_if_unreachable() -> Iterator[None]:
+    """Set the hub client to offline mode (cache only) if the host name of the hub cannot be resolved.
 
-    The client would otherwise retry for most of a minute per file. A proxy resolves names itself, so nothing is
-    changed where one is set.
+    Otherwise the client retries for most of a minute per file. With a proxy, which resolves names itself, nothing is
+    changed.
     """
     if _reachable():
         yield

@@ -1,4 +1,4 @@
-"""Mix Transformer, the encoder of SegFormer, written from the paper (Xie et al., NeurIPS 2021)."""
+"""Mix Transformer (MiT), the encoder of SegFormer (Xie et al., NeurIPS 2021), written from the paper."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
-from maskvos.models.backbones.hub import quick_hub
-from maskvos.models.layers import Linear, maps, run, tokens
+from maskvos.models.backbones.hub import offline_if_unreachable
+from maskvos.models.layers import Linear, maps, maybe_checkpoint, tokens
 from maskvos.models.state_dict import read_checkpoint
 
-# Widths and depths of the paper's table 6; heads, reduction and expansion are the same for all.
+# Channels and depths from table 6 of the paper; heads, reduction ratio and expansion are the same for all variants.
 _VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
     "b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
@@ -34,13 +34,13 @@ _EXPANSION = 4
 
 
 class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches by a strided convolution, then a norm.
+    """Overlapping patch embedding: a strided convolution and a norm.
 
     Args:
-        in_channels: Width of the input.
-        channels: Width of the tokens.
-        kernel: Side of a patch, odd.
-        stride: Distance of two patches.
+        in_channels: Input channels.
+        channels: Channels of the tokens.
+        kernel: Side of a patch, odd, pixels.
+        stride: Distance between patches, pixels.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
@@ -55,12 +55,12 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Self-attention whose keys and values come from a map that a strided convolution has made smaller.
+    """Efficient self-attention: keys and values are computed from a map downsampled by a strided convolution.
 
     Args:
         channels: C.
         heads: Number of heads.
-        reduction: Factor per axis; 1 for plain attention.
+        reduction: Downsampling factor per axis; 1: plain attention.
     """
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
@@ -81,7 +81,7 @@ class ReducedAttention(nn.Module):
         source = x
         if self.reduction > 1:
             grid = maps(x, height, width)
-            # A map smaller than the kernel keeps one row and one column.
+            # Pad a map smaller than the kernel, so that one row and one column remain.
             grid = F.pad(grid, (0, max(self.reduction - width, 0), 0, max(self.reduction - height, 0)))
             source = self.norm(tokens(self.sr(grid)))
         key, value = self.kv(source).view(batch, source.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -90,7 +90,7 @@ class ReducedAttention(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """The 3x3 convolution that gives Mix-FFN its sense of position."""
+    """3x3 depthwise convolution, the implicit position encoding of Mix-FFN."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DepthwiseConv(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Linear, depthwise 3x3, GELU, linear."""
+    """Mix-FFN: linear, 3x3 depthwise convolution, GELU, linear."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class MixFFN(nn.Module):
 
 
 class MitBlock(nn.Module):
-    """Reduced attention and Mix-FFN, both pre-norm and residual."""
+    """Transformer block: efficient attention and Mix-FFN, both pre-norm and residual."""
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class MitBlock(nn.Module):
 
 
 class MitStage(nn.Module):
-    """Patch embedding, blocks and the norm of the output."""
+    """Patch embedding, blocks and an output norm."""
 
     def __init__(
         self, in_channels: int, channels: int, heads: int, reduction: int, drop_path: Sequence[float], first: bool
@@ -143,11 +143,11 @@ class MitStage(nn.Module):
         self.blocks = nn.ModuleList(MitBlock(channels, heads, reduction, rate) for rate in drop_path)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, checkpointing: bool = False) -> Tensor:
+    def forward(self, x: Tensor, activation_checkpointing: bool = False) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, h, w)."""
         x, height, width = self.patch_embed(x)
         for block in self.blocks:
-            x = run(block, x, height, width, again=checkpointing)
+            x = maybe_checkpoint(block, x, height, width, enabled=activation_checkpointing)
         return maps(self.norm(x), height, width)
 
 
@@ -156,16 +156,19 @@ class MixTransformer(Backbone):
 
     Args:
         variant: ``"b0"`` to ``"b5"``.
-        drop_path: Chance that the last block is left out in training; it grows linearly from 0 at the first.
-        pretrained: True, false or a weights file (the authors' ``.pth``, or a SegFormer of ``transformers``).
+        drop_path: Stochastic depth rate of the last block; it increases linearly from 0 at the first.
+        pretrained: True, False or a weights file (the authors' ``.pth``, or a SegFormer of ``transformers``).
+
+    Raises:
+        UserError: The variant is unknown.
     """
 
-    checkpointing = False
+    activation_checkpointing = False
 
     def __init__(self, variant: str = "b0", drop_path: float = 0.1, pretrained: bool | str | Path = False) -> None:
         super().__init__()
         if variant not in _VARIANTS:
-            raise UserError(f"mit: no variant {variant!r}; {nearest(variant, _VARIANTS)}")
+            raise UserError(f"backbone.variant={variant}: unknown MiT variant; {nearest(variant, _VARIANTS)}")
         self.channels, depths = _VARIANTS[variant]
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         starts = [sum(depths[:stage]) for stage in range(4)]
@@ -188,17 +191,17 @@ class MixTransformer(Backbone):
         """See `Backbone`."""
         outputs = []
         for stage in self.stages:
-            x = stage(x, bool(self.checkpointing))
+            x = stage(x, bool(self.activation_checkpointing))
             outputs.append(x)
         return outputs
 
-    def depths(self) -> dict[str, int]:
-        """See `Backbone`: the first patches, then block by block; later patches go with the block before them."""
+    def layer_ids(self) -> dict[str, int]:
+        """See `Backbone`: the first patch embedding, then each block, with the patch embedding that follows it."""
         first = self.stages[0].patch_embed
-        return self.depths_of([first, *(block for stage in self.stages for block in stage.blocks)])
+        return self.number_layers([first, *(block for stage in self.stages for block in stage.blocks)])
 
 
-# Names in the authors' files (stages count from 1) and in both layouts of the transformers library, and ours.
+# Names in the authors' files (stages start at 1) and in both layouts of the transformers library, and ours.
 _AUTHORS = (
     (r"patch_embed(\d)\.", "stages.{}.patch_embed."),
     (r"block(\d)\.", "stages.{}.blocks."),
@@ -229,7 +232,7 @@ _INNER = (
 
 
 def translate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring published MiT weights, of the authors or of ``transformers``, under this module's names."""
+    """Rename published MiT weights, of the authors or of ``transformers``."""
     own: dict[str, Tensor] = {}
     for key, value in weights.items():
         key = re.sub(r"^(backbone|segformer)\.", "", key)
@@ -251,7 +254,7 @@ def translate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _published(variant: str) -> dict[str, Tensor]:
     from huggingface_hub import hf_hub_download
 
-    with quick_hub():
+    with offline_if_unreachable():
         return read_checkpoint(hf_hub_download(f"nvidia/mit-{variant}", "pytorch_model.bin"))
 
 

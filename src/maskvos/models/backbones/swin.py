@@ -1,7 +1,7 @@
-"""Swin Transformer (Liu et al., ICCV 2021) as a pyramid for any image size.
+"""Swin Transformer (Liu et al., ICCV 2021) as a feature pyramid for any image size.
 
-Windows are always whole: a map that is no multiple of the window, or smaller than it, is padded with zeros on its right
-and bottom after the norm, as in the authors' networks for detection and segmentation. Parameter names are theirs.
+As in the authors' code for detection and segmentation, maps are zero-padded on the right and bottom to a multiple of
+the window size, after the norm. Parameter names are those of the authors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.backbones.base import Backbone
-from maskvos.models.backbones.hub import quick_hub
-from maskvos.models.layers import Linear, run
+from maskvos.models.backbones.hub import offline_if_unreachable
+from maskvos.models.layers import Linear, maybe_checkpoint
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learnt bias per relative position.
+    """Multi-head self-attention within windows, with relative position bias.
 
     Args:
         channels: C.
@@ -44,7 +44,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", _relative_index(window), persistent=False)
 
     def position_bias(self) -> Tensor:
-        """The bias of every pair of tokens: (heads, area, area)."""
+        """Relative position bias of all pairs of tokens: (heads, area, area)."""
         bias = self.relative_position_bias_table[self.relative_position_index]
         return bias.view(self.area, self.area, self.heads).permute(2, 0, 1)
 
@@ -52,8 +52,8 @@ class WindowAttention(nn.Module):
         """Attend within windows.
 
         Args:
-            windows: (B * N, area, C), the N windows of an image together.
-            mask: (N, area, area) added to the scores, or None.
+            windows: (B * N, area, C) float, the N windows of an image consecutive.
+            mask: (N, area, area) float32, added to the attention scores; or None.
 
         Returns:
             (B * N, area, C).
@@ -69,14 +69,14 @@ class WindowAttention(nn.Module):
 
 
 def _relative_index(window: int) -> Tensor:
-    """Row of the bias table for every pair of tokens, flattened: (window ** 4,) int64."""
+    """Row of the bias table for each pair of tokens, flattened: (window ** 4,) int64."""
     place = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
     offset = place[:, :, None] - place[:, None] + window - 1
     return (offset[0] * (2 * window - 1) + offset[1]).flatten()
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them; the names are those of published weights."""
+    """Two linear layers with a GELU in between."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class Mlp(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and MLP, both pre-norm and residual; every second block shifts its windows by half.
+    """Transformer block: (shifted) window attention and MLP, both pre-norm and residual.
 
     Args:
         channels: C.
         heads: Number of heads.
-        window: Side of a window.
-        shift: How far the windows are shifted; 0 for none.
-        drop_path: Chance that a residual branch is left out in training.
+        window: Side of a window in tokens.
+        shift: Shift of the windows in tokens; 0: none.
+        drop_path: Stochastic depth rate: probability of dropping a residual branch in training.
     """
 
     def __init__(self, channels: int, heads: int, window: int, shift: int, drop_path: float) -> None:
@@ -110,7 +110,7 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(channels, 4 * channels)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C); ``mask`` as `shift_mask` makes it."""
+        """(B, H, W, C) to (B, H, W, C); ``mask`` from `shift_mask`."""
         x = x + self.drop_path(self._attend(self.norm1(x), mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -131,16 +131,16 @@ class SwinBlock(nn.Module):
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
-    """Keep tokens apart that meet in a window only because the shifted map wraps around.
+    """Attention mask of shifted windows: separates tokens that share a window only by the cyclic shift.
 
     Args:
         height: H of the map before padding.
-        width: W.
-        window: Side of a window; the shift is half of it.
-        like: A tensor whose device the mask goes to.
+        width: W of the map before padding.
+        window: Side of a window in tokens; the shift is half of it.
+        like: Tensor on the device of the mask.
 
     Returns:
-        (windows, window ** 2, window ** 2) float32: 0 where two tokens may see each other, -100 elsewhere.
+        (windows, window ** 2, window ** 2) float32: 0 where two tokens attend to each other, -100 elsewhere.
     """
 
     def regions(size: int) -> Tensor:
@@ -154,7 +154,7 @@ def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
 
 
 class PatchMerging(nn.Module):
-    """Halve the map: four neighbours side by side, normed, then mixed to twice the width."""
+    """Patch merging: concatenate 2x2 neighbours, normalise, and project to twice the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class PatchMerging(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into patches of 4x4 pixels, one normed token each."""
+    """Patch embedding: 4x4 pixel patches to normalised tokens."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class PatchEmbed(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one resolution and, except after the last stage, the halving to the next."""
+    """Blocks at one resolution and, except in the last stage, the downsampling that follows."""
 
     def __init__(self, channels: int, heads: int, window: int, drop_path: Sequence[float], merge: bool) -> None:
         super().__init__()
@@ -195,11 +195,11 @@ class SwinStage(nn.Module):
         )
         self.downsample = PatchMerging(channels) if merge else None
 
-    def forward(self, x: Tensor, checkpointing: bool = False) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C); the halving is called apart."""
+    def forward(self, x: Tensor, activation_checkpointing: bool = False) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), without the downsampling."""
         mask = shift_mask(x.shape[1], x.shape[2], self.window, x)
         for block in self.blocks:
-            x = run(block, x, mask, again=checkpointing)
+            x = maybe_checkpoint(block, x, mask, enabled=activation_checkpointing)
         return x
 
 
@@ -207,18 +207,21 @@ class Swin(Backbone):
     """Swin Transformer.
 
     Args:
-        channels: Width of the first stage; it doubles from stage to stage.
-        depths: Blocks of each stage.
-        heads: Heads of each stage.
-        window: Side of a window.
-        drop_path: Chance that the last block is left out in training; it grows linearly from 0 at the first.
-        output_norm: Norm each stage's output.
-        pretrained: True, false or a weights file (the authors' ``.pth`` or timm's).
-        published: timm's name of the weights that ``pretrained=True`` fetches.
+        channels: Channels of the first stage; they double at each stage.
+        depths: Number of blocks per stage.
+        heads: Number of heads per stage.
+        window: Side of a window in tokens.
+        drop_path: Stochastic depth rate of the last block; it increases linearly from 0 at the first.
+        output_norm: Apply a layer norm to the output of each stage.
+        pretrained: True, False or a weights file (the authors' ``.pth`` or timm's).
+        published: timm's name of the weights that ``pretrained=True`` downloads.
+
+    Raises:
+        UserError: ``depths`` or ``heads`` does not have four entries.
     """
 
-    checkpointing = False
-    open_size = False
+    activation_checkpointing = False
+    dynamic_size = False
 
     def __init__(
         self,
@@ -233,7 +236,7 @@ class Swin(Backbone):
     ) -> None:
         super().__init__()
         if len(depths) != 4 or len(heads) != 4:
-            raise UserError(f"swin: depths {depths} and heads {heads} must name four stages each")
+            raise UserError(f"backbone: depths {depths} and heads {heads} need one entry per stage, four each")
         self.channels = tuple(channels * 2**stage for stage in range(4))
         self.patch_embed = PatchEmbed(channels)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
@@ -252,31 +255,31 @@ class Swin(Backbone):
         outputs = []
         stage: Any
         for index, stage in enumerate(self.layers):
-            x = stage(x, bool(self.checkpointing))
+            x = stage(x, bool(self.activation_checkpointing))
             out = x if self.output_norms is None else self.output_norms[index](x)
             outputs.append(out.permute(0, 3, 1, 2))
             if index < 3:
                 x = stage.downsample(x)
         return outputs
 
-    def depths(self) -> dict[str, int]:
-        """See `Backbone`: the patches first, then block by block; a halving goes with the block before it."""
-        return self.depths_of([self.patch_embed, *(block for stage in self.layers for block in stage.blocks)])
+    def layer_ids(self) -> dict[str, int]:
+        """See `Backbone`: the patch embedding, then each block, with the downsampling that follows it."""
+        return self.number_layers([self.patch_embed, *(block for stage in self.layers for block in stage.blocks)])
 
     def translate(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bring published weights under this module's names.
+        """Rename published weights, of the authors or of timm.
 
-        The authors' files need only the classifier, the last norm and derived buffers left out; timm keeps the halving
-        at the start of the next stage.
+        The classifier, the last norm and derived buffers are dropped. timm has the downsampling at the start of the
+        next stage instead of the end of a stage.
         """
         weights = {key.removeprefix("backbone."): value for key, value in weights.items()}
-        later = "layers.3.downsample.norm.weight" in weights
+        from_timm = "layers.3.downsample.norm.weight" in weights
         own = {}
         for key, value in weights.items():
             if re.search(r"^(head|norm|fc_norm)\b|attn_mask|relative_position_index|^norm\d", key):
                 continue
             moved = re.match(r"layers\.(\d)\.downsample\.(.*)", key)
-            if later and moved:
+            if from_timm and moved:
                 key = f"layers.{int(moved[1]) - 1}.downsample.{moved[2]}"
             own[key] = value
         if self.output_norms is not None:
@@ -285,7 +288,7 @@ class Swin(Backbone):
 
 
 def _published(name: str) -> dict[str, Tensor]:
-    with quick_hub():
+    with offline_if_unreachable():
         return timm.create_model(name, pretrained=True).state_dict()
 
 

@@ -1,4 +1,4 @@
-"""Any pyramid of the timm library as a backbone."""
+"""Adapter for feature pyramids of the timm library."""
 
 from __future__ import annotations
 
@@ -14,36 +14,46 @@ from torch import Tensor
 
 from maskvos.errors import UserError, nearest
 from maskvos.models.backbones.base import Backbone
-from maskvos.models.backbones.hub import quick_hub
+from maskvos.models.backbones.hub import offline_if_unreachable
 from maskvos.models.layers import crop
 
 _STRIDE = 32
+# Options of `timm.create_model` that read files or download. A configuration can come from somebody else's checkpoint,
+# so weights are loaded by `Backbone.load_pretrained` only.
+_FORBIDDEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_strict")
 
 
 class TimmBackbone(Backbone):
-    """A timm network with ``features_only``, at any image size.
+    """A timm model with ``features_only``, for any image size.
 
-    Images are continued by their border to a multiple of 32 and the maps cropped back, so that networks that drop odd
-    rows or demand whole windows work at every size.
+    Images are padded to a multiple of 32 by replicating the border, and the maps are cropped, so that models that drop
+    odd rows or require full windows work at every size.
 
     Args:
-        name: timm's name, with or without a weights tag.
-        pretrained: True, false or a weights file (timm's, torchvision's, or EfficientNetV2 as others publish it).
-        **options: Handed to ``timm.create_model``, for instance ``drop_path_rate`` or ``img_size``.
+        name: timm's model name, with or without a weights tag.
+        pretrained: True, False or a weights file (of timm, torchvision, or EfficientNetV2 in another layout).
+        **options: Arguments of ``timm.create_model``, for example ``drop_path_rate`` or ``img_size``.
 
     Raises:
-        UserError: timm does not know the name, or the network gives no pyramid of strides 4, 8, 16, 32.
+        UserError: The name is unknown, the model has no pyramid of strides 4, 8, 16, 32, or an option would read files
+            or download.
     """
 
     def __init__(self, name: str, pretrained: bool | str | Path = False, **options: Any) -> None:
         super().__init__()
         _check_name(name)
-        self.open_size = not _has_option(name, "strict_img_size")  # of windowed networks
+        for option in _FORBIDDEN:
+            if option in options:
+                raise UserError(
+                    f"backbone.{option}={options[option]}: options of timm that read files or download are not "
+                    "allowed; remove it, and set backbone.pretrained to true or to a weights file"
+                )
+        self.dynamic_size = not _has_option(name, "strict_img_size")  # an option of models with windows
         self.body: Any
         try:
             self._build(name, options)
         except UserError:
-            # Windowed networks are tied to one size unless told otherwise; others do not know this option.
+            # Models with windows have a fixed image size by default; others do not have this option.
             if not _has_option(name, "strict_img_size") or "strict_img_size" in options:
                 raise
             options = {**options, "strict_img_size": False}
@@ -59,19 +69,19 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Backbone`."""
         height, width = x.shape[-2:]
-        # Without a branch on the size, so that a traced network is open to every size.
+        # No branch on the size, so that a traced network supports dynamic sizes.
         x = F.pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
         outputs = self.body(x)
         if self._channels_last:
             outputs = [out.permute(0, 3, 1, 2) for out in outputs]
-        # Rounded up without negative numbers, which ONNX divides towards zero.
+        # Rounding up without negative numbers, because ONNX rounds divisions towards zero.
         return [
             crop(out, ((height + stride - 1) // stride, (width + stride - 1) // stride))
             for out, stride in zip(outputs, self.strides, strict=True)
         ]
 
     def _probe(self, name: str) -> None:
-        """Learn the order of axes, and refuse a network that cannot work at any size."""
+        """Detect the order of axes, and refuse a model that does not support any image size."""
         training, self._channels_last = self.body.training, False
         size = (2 * _STRIDE, 3 * _STRIDE)
         self.body.eval()
@@ -80,18 +90,21 @@ class TimmBackbone(Backbone):
                 shapes = [tuple(out.shape[1:]) for out in self.body(torch.zeros(1, 3, *size))]
         except (AssertionError, RuntimeError) as error:
             raise UserError(
-                f"backbone: timm's {name!r} does not take an image of {size} pixels ({str(error)[:120]}); choose a "
-                "network without a fixed size, or give the option that frees it (img_size, strict_img_size=false, ...)"
+                f"backbone: timm's {name!r} does not support an image of {size} pixels ({str(error)[:120]}); choose a "
+                "model without a fixed image size, or set its option for that (img_size, strict_img_size=false, ...)"
             ) from error
         self.body.train(training)
         maps = [(size[0] // stride, size[1] // stride) for stride in self.strides]
         if shapes == [(height, width, c) for (height, width), c in zip(maps, self.channels, strict=True)]:
             self._channels_last = True
         elif shapes != [(c, height, width) for (height, width), c in zip(maps, self.channels, strict=True)]:
-            raise UserError(f"backbone: timm's {name!r} gives maps {shapes} for an image of {size}; expected {maps}")
+            raise UserError(
+                f"backbone: timm's {name!r} outputs maps {shapes} for an image of {size}, not {maps}; "
+                "choose a model with strides 4, 8, 16 and 32, for example resnet50"
+            )
 
-    def depths(self) -> dict[str, int]:
-        """See `Backbone`: by stage, the stem with the first; empty where timm's names do not tell the stages apart."""
+    def layer_ids(self) -> dict[str, int]:
+        """See `Backbone`: one layer per stage, the first with the stem; empty if names do not identify the stages."""
         names = [name.removeprefix("body.").removeprefix("model.") for name, _ in self.named_parameters()]
         joined = [name.replace(".", "_") for name in names]
         ends = []
@@ -100,30 +113,30 @@ class TimmBackbone(Backbone):
             if not inside:
                 return {}
             ends.append(inside[-1])
-        # Parameters are registered in the order in which they run; what follows the last stage goes with it.
+        # Parameters are registered in order of execution; those after the last stage belong to it.
         return {
             name: min(sum(index > end for end in ends), len(ends) - 1)
             for index, (name, _) in enumerate(self.named_parameters())
         }
 
-    def checkpoint_activations(self) -> None:
-        """See `Backbone`; done by timm, block by block or stage by stage as it is there."""
+    def enable_activation_checkpointing(self) -> None:
+        """See `Backbone`; implemented by timm, per block or per stage depending on the model."""
         part: Any
         for part in (self.body, getattr(self.body, "model", None)):
             if hasattr(part, "set_grad_checkpointing"):
-                with contextlib.suppress(AssertionError):  # timm's way to say that this network cannot
+                with contextlib.suppress(AssertionError):  # how timm reports that a model does not support it
                     part.set_grad_checkpointing(True)
-                    self.checkpointing = True
-        super().checkpoint_activations()
+                    self.activation_checkpointing = True
+        super().enable_activation_checkpointing()
 
     def translate(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bring weights of any known layout under this module's names.
+        """Rename weights of any supported layout.
 
-        timm's own names are taken as they are. Others are matched by order: a published layout lists its layers in the
-        order in which they run, so tensors are paired one by one, and every pair must have one shape.
+        timm's names are used as they are. Other layouts are matched by order, because they also list layers in order of
+        execution: tensors are paired one by one, and all pairs must have equal numbers of elements.
         """
         own = self.body.state_dict()
-        # timm joins the names of modules that it lifts out of a network by underscores.
+        # timm joins the names of modules by underscores where `features_only` flattens a model.
         joined = {key.replace(".", "_"): value for key, value in weights.items()}
         if all(key.replace(".", "_") in joined for key in own):
             return {f"body.{key}": joined[key.replace(".", "_")] for key in own}
@@ -138,10 +151,10 @@ class TimmBackbone(Backbone):
 
 
 def _check_name(name: str) -> None:
-    """Raise a `UserError` with the nearest names unless timm knows this one."""
+    """Raise a `UserError` with the nearest names if timm does not have a model or tag of this name."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise UserError(f"backbone: timm has no network {name!r}; {nearest(architecture, timm.list_models())}")
+        raise UserError(f"backbone: timm has no model {name!r}; {nearest(architecture, timm.list_models())}")
     if tag and name not in timm.list_pretrained():
         known = timm.list_pretrained(f"{architecture}.*")
         raise UserError(f"backbone: timm has no weights {tag!r} of {architecture!r}; {nearest(name, known)}")
@@ -158,7 +171,7 @@ def _has_option(name: str, option: str) -> bool:
 
 
 def _pyramid(name: str, options: Mapping[str, Any]) -> Any:
-    """Build the network with exactly the maps of strides 4, 8, 16, 32."""
+    """Build the model with the maps of strides 4, 8, 16, 32 as outputs."""
     try:
         with torch.device("meta"):
             info: Any = timm.create_model(name, features_only=True, **options).feature_info
@@ -166,13 +179,13 @@ def _pyramid(name: str, options: Mapping[str, Any]) -> Any:
         indices = [max(i for i, r in enumerate(reductions) if r == stride) for stride in Backbone.strides]
     except (RuntimeError, AttributeError, ValueError) as error:
         raise UserError(
-            f"backbone: timm's {name!r} gives no pyramid of strides {Backbone.strides} ({str(error)[:120]}); "
-            "choose a network with four stages, for instance resnet50, convnext_tiny or tf_efficientnetv2_s"
+            f"backbone: timm's {name!r} has no feature pyramid of strides {Backbone.strides} ({str(error)[:120]}); "
+            "choose a model with four stages, for example resnet50, convnext_tiny or tf_efficientnetv2_s"
         ) from error
     return timm.create_model(name, features_only=True, out_indices=indices, **options)
 
 
 def _published(name: str, indices: list[int], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    with quick_hub():
+    with offline_if_unreachable():
         body = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices, **options)
     return body.state_dict()

@@ -1,4 +1,4 @@
-"""A very small convolutional pyramid that learns from scratch on a CPU in minutes: for demonstrations and tests."""
+"""A very small ResNet that trains from scratch on a CPU in minutes, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.backbones.base import Backbone
-from maskvos.models.layers import run
+from maskvos.models.layers import maybe_checkpoint
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut (He et al., CVPR 2016).
+    """Basic residual block: two 3x3 convolutions with batch norm (He et al., CVPR 2016).
 
     Args:
-        in_channels: Width of the input.
-        channels: Width of the output.
-        stride: 2 halves the map.
+        in_channels: Input channels.
+        channels: Output channels.
+        stride: Stride of the first convolution.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -42,15 +42,18 @@ class ResidualBlock(nn.Module):
 
 
 class Tiny(Backbone):
-    """A strided stem to stride 4, then residual stages.
+    """Small ResNet: a stem with stride 4 and four stages of residual blocks.
 
     Args:
-        channels: Widths of the four maps.
-        depths: Residual blocks of each stage.
-        pretrained: False or a file of this network's own weights; nobody publishes any.
+        channels: Channels of the four maps.
+        depths: Number of residual blocks per stage.
+        pretrained: False or a weights file of this network; there are no published weights.
+
+    Raises:
+        UserError: ``channels`` or ``depths`` does not have four entries.
     """
 
-    checkpointing = False
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class Tiny(Backbone):
     ) -> None:
         super().__init__()
         if len(channels) != 4 or len(depths) != 4:
-            raise UserError(f"tiny: channels {channels} and depths {depths} must name four stages each")
+            raise UserError(f"backbone: channels {channels} and depths {depths} need one entry per stage, four each")
         self.channels = tuple(channels)
         self.stem = nn.Sequential(
             nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False),
@@ -81,21 +84,21 @@ class Tiny(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.load_pretrained(pretrained, "tiny", _nobody, dict)
+        self.load_pretrained(pretrained, "tiny", _no_weights, dict)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Backbone`."""
         x = self.stem(x)
         outputs = []
         for stage in self.stages:
-            x = run(stage, x, again=bool(self.checkpointing))
+            x = maybe_checkpoint(stage, x, enabled=bool(self.activation_checkpointing))
             outputs.append(x)
         return outputs
 
-    def depths(self) -> dict[str, int]:
-        """See `Backbone`: the stem, then block by block."""
-        return self.depths_of([self.stem, *(block for stage in self.stages for block in stage)])
+    def layer_ids(self) -> dict[str, int]:
+        """See `Backbone`: the stem, then each block."""
+        return self.number_layers([self.stem, *(block for stage in self.stages for block in stage)])
 
 
-def _nobody() -> dict[str, Tensor]:
-    raise OSError("nobody publishes weights of this small backbone")
+def _no_weights() -> dict[str, Tensor]:
+    raise OSError("there are no published weights of this backbone")
