@@ -1,4 +1,4 @@
-"""The running average of a training's weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from maskvos.errors import UserError
 
 
 class EMA(WeightAveraging):
-    """Averages weights and norms' statistics exponentially over the optimiser's steps.
+    """Exponential moving average of weights and batch-norm statistics over optimiser steps.
 
-    Validation runs with the average, and it is what a checkpoint holds as its weights, so that a test, a prediction and
-    ``init_from`` use it; the trained weights lie beside it, for resuming. The first steps count more than ``decay``
-    says, or a network trained from scratch would drag its random start along: the n-th step's decay is at most
-    (1 + n) / (10 + n), as in TensorFlow's ``ExponentialMovingAverage``.
+    Validation uses the average. Checkpoints store it as their weights, so that test, prediction and ``init_from`` use
+    it too, and the trained weights separately, for resuming. The decay of step n is at most (1 + n) / (10 + n), as in
+    TensorFlow's ``ExponentialMovingAverage``, so that the average forgets a random initialisation.
 
     Args:
-        decay: Share of the average that stays at a step, in (0, 1).
+        decay: Decay per step, in (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
-        # Lightning's own average would round index tables, such as Swin's relative positions, towards zero.
+        # Lightning's default average would round integer buffers, such as Swin's relative position index.
         super().__init__(use_buffers=True, multi_avg_fn=self._update)
         self.decay = decay
         self._swapped = False
@@ -37,25 +36,25 @@ class EMA(WeightAveraging):
             torch._foreach_copy_(average, current)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the network.
+        """Create the averaged copy of the network.
 
         Raises:
-            UserError: The strategy shards the weights, of which no process could keep an average.
+            UserError: The strategy shards the weights.
         """
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise UserError(
-                f"train.ema: {type(trainer.strategy).__name__} shares out the weights among the processes, and their "
-                "average needs them whole; train with trainer=ddp, or without train.ema"
+                f"train.ema={self.decay}: not supported with {type(trainer.strategy).__name__}, which shards the "
+                "weights; choose trainer=ddp, or train.ema=null"
             )
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the network to its device, where it went after `setup`."""
+        """Move the average to the device of the network, which is set after `setup`."""
         if self._average_model is not None:
             self._average_model.to(pl_module.device)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Interrupted in the middle of a validation: what is saved now must not take the average for the weights."""
+        """Swap back after an interrupted validation: a checkpoint must not save the average as the trained weights."""
         if self._swapped:
             self._swap_models(pl_module)
 

@@ -1,4 +1,4 @@
-"""Loggers of Lightning, where they need to know that a training goes on, and what comes with a run's record."""
+"""CSV and Weights & Biases loggers that support resumed trainings and model artifacts."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 class CsvLogger(CSVLogger):
-    """A table of the scalars, each row on disk at once; a training resumed in the same folder goes on with its table.
+    """CSV logger that writes each row immediately, and continues the file of a training resumed in the same folder.
 
     Args:
-        save_dir: The run's folder.
-        name: Folder within it.
-        version: Folder within that one.
+        save_dir: Run folder.
+        name: Subfolder of the logger.
+        version: Subfolder of ``name``.
     """
 
     def __init__(self, save_dir: str, name: str = "csv", version: str = "train"):
         super().__init__(save_dir, name, version, flush_logs_every_n_steps=1)
         path = Path(self.log_dir) / "metrics.csv"
-        # Read before the first row is written, when Lightning deletes what an earlier run left.
+        # Read now: Lightning deletes the file when it logs the first row.
         self._rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
 
     @rank_zero_only
     def continue_from(self, step: int) -> None:
-        """Keep the rows of an earlier run in this folder that were logged before a step."""
+        """Keep rows of an earlier training in this folder that were logged before a step."""
         kept = [row for row in self._rows if int(row["step"]) < step]
         self.experiment.metrics[:0] = [{name: value for name, value in row.items() if value} for row in kept]
 
 
 class WandbLogger(LightningWandbLogger):
-    """Weights & Biases; the best checkpoint can go along as an artifact, in an offline run too.
+    """Weights & Biases logger that can log the best checkpoint as an artifact, also in offline runs.
 
     Args:
-        log_model: Record the best checkpoint when the training has ended well.
-        **options: Those of Lightning's logger.
+        log_model: Log the best checkpoint after a successful training.
+        **options: Arguments of Lightning's logger.
     """
 
     def __init__(self, log_model: bool = False, **options: Any):
@@ -48,12 +48,12 @@ class WandbLogger(LightningWandbLogger):
         self._best: ModelCheckpoint | None = None
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Remember which checkpoint is best."""
+        """Remember the callback of the best checkpoint."""
         self._best = checkpoint_callback
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Record the best checkpoint, if asked to and if the training has ended well."""
+        """Log the best checkpoint as an artifact, with ``log_model`` and if the training succeeded."""
         if not self.with_model or self._best is None or status != "success":
             return
         import wandb

@@ -1,7 +1,7 @@
-"""Losses on logits: from ``logits`` (B, 1, H, W), any float dtype, and ``mask`` (B, 1, H, W) in {0, 1}, to a scalar.
+"""Segmentation losses: BCE, boundary-weighted BCE, focal, Dice, Lovasz hinge, and weighted sums of them.
 
-Everything is computed in float32, so that half precision costs a loss no more than the rounding of its logits. Each is
-a mean over the maps of a batch (of equal size), so that a batch shared out over processes gives the same gradient.
+Each maps ``logits`` (B, 1, H, W), any float dtype, and ``mask`` (B, 1, H, W), 0 or 1, to a scalar. Losses are computed
+in float32 and averaged over the maps of a batch, so that splitting a batch among processes gives the same gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maskvos.errors import UserError, nearest
 
 
 class BCE(nn.Module):
-    """Binary cross-entropy, mean over pixels: the loss that MaskVOS is trained with."""
+    """Binary cross-entropy, mean over pixels: the loss of the MaskVOS recipe."""
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Mean of -[m log s(x) + (1 - m) log(1 - s(x))] over all pixels of the batch."""
@@ -24,43 +24,46 @@ class BCE(nn.Module):
 
 
 class BoundaryBCE(nn.Module):
-    """Cross-entropy that counts pixels more the nearer they are to the boundary (Wei et al., F3Net, AAAI 2020).
+    """Boundary-weighted binary cross-entropy (Wei et al., F3Net, AAAI 2020).
 
-    A pixel's weight is 1 + ``factor`` |local mean of the mask - mask|: at a straight edge 1 + factor / 2, far away 1.
+    The weight of a pixel is 1 + ``factor`` |local mean of the mask - mask|: 1 + factor / 2 at a straight edge, 1 far
+    from the boundary.
 
     Args:
-        width: Side of the square of the local mean, pixels, odd.
-        factor: How much more a pixel counts that is all alone in its neighbourhood.
+        width: Side of the square window of the local mean, pixels, odd.
+        factor: Strength of the weighting.
 
     Raises:
-        UserError: An even or negative width, or a negative factor.
+        UserError: An even or non-positive width, or a negative factor.
     """
 
     def __init__(self, width: int = 31, factor: float = 5.0) -> None:
         super().__init__()
         if width < 1 or width % 2 == 0:
-            raise UserError(f"loss.width: {width}; the square must have a centre, so give an odd number such as 31")
+            raise UserError(
+                f"loss.width={width}: must be odd and positive, so that the window has a centre; choose for example 31"
+            )
         if factor < 0:
-            raise UserError(f"loss.factor: {factor}; it must not be negative, and 0 makes it plain cross-entropy")
+            raise UserError(f"loss.factor={factor}: must not be negative; 0 is plain cross-entropy")
         self.width = width
         self.factor = factor
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Weighted mean of the cross-entropy of each map, mean over the batch."""
+        """Weighted mean of the cross-entropy per map, mean over the batch."""
         mask = mask.float()
-        # Outside of the frame nothing is known: it counts for no edge.
-        around = F.avg_pool2d(mask, self.width, stride=1, padding=self.width // 2, count_include_pad=False)
-        weight = 1 + self.factor * (around - mask).abs()
+        # Padding is excluded from the mean, so that the frame border is not a boundary.
+        local_mean = F.avg_pool2d(mask, self.width, stride=1, padding=self.width // 2, count_include_pad=False)
+        weight = 1 + self.factor * (local_mean - mask).abs()
         losses = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
         return ((weight * losses).flatten(1).sum(1) / weight.flatten(1).sum(1)).mean()
 
 
 class Focal(nn.Module):
-    """Cross-entropy that counts pixels less the better they are known, mean over pixels (Lin et al., ICCV 2017).
+    """Focal loss, mean over pixels (Lin et al., ICCV 2017): down-weights pixels that are already well classified.
 
     Args:
-        gamma: Power of the share that is still wrong; 0 counts all pixels alike.
-        alpha: Weight of foreground pixels in [0, 1], and 1 - alpha of background ones; None: both 1.
+        gamma: Focusing parameter; 0: plain cross-entropy.
+        alpha: Weight of foreground pixels, in [0, 1], and 1 - alpha of background pixels; None: no weighting.
 
     Raises:
         UserError: A negative gamma, or an alpha outside of [0, 1].
@@ -69,15 +72,18 @@ class Focal(nn.Module):
     def __init__(self, gamma: float = 2.0, alpha: float | None = 0.25) -> None:
         super().__init__()
         if gamma < 0 or (alpha is not None and not 0 <= alpha <= 1):
-            raise UserError(f"loss: gamma {gamma} must not be negative, and alpha {alpha} lie from 0 to 1, or be null")
+            raise UserError(
+                f"loss: gamma {gamma} must not be negative, and alpha {alpha} must be from 0 to 1, or null; choose for "
+                "example loss.gamma=2 loss.alpha=0.25"
+            )
         self.gamma = gamma
         self.alpha = alpha
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Mean of -a (1 - p)^gamma log p, p the probability that the pixel is given of being what it is."""
+        """Mean of -a (1 - p)^gamma log p, with the predicted probability p of the true class."""
         mask = mask.float()
         losses = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
-        # The share that is wrong, 1 - p, by a sigmoid of its own: 1 - exp(-loss) has no gradient digits near 0.
+        # 1 - p as a sigmoid, because 1 - exp(-loss) loses precision near 0.
         wrong = (logits.float() * (1 - 2 * mask)).sigmoid()
         losses = wrong**self.gamma * losses
         if self.alpha is not None:
@@ -86,10 +92,10 @@ class Focal(nn.Module):
 
 
 class Dice(nn.Module):
-    """Soft Dice loss per map, mean over the batch (Milletari et al., 3DV 2016, with plain sums in the denominator).
+    """Soft Dice loss per map, mean over the batch (Milletari et al., 3DV 2016, without squares in the denominator).
 
     Args:
-        smooth: Added to both sides of the fraction, in pixels; makes an empty mask, predicted empty, cost nothing.
+        smooth: Added to numerator and denominator, pixels, so that a correct empty mask has zero loss.
     """
 
     def __init__(self, smooth: float = 1.0):
@@ -105,10 +111,10 @@ class Dice(nn.Module):
 
 
 class Lovasz(nn.Module):
-    """Lovasz hinge per map, mean over the batch (Berman et al., CVPR 2018): a convex stand-in for 1 - J.
+    """Lovasz hinge loss per map, mean over the batch (Berman et al., CVPR 2018): a convex surrogate of 1 - J.
 
-    A pixel that is right by a margin of 1 costs nothing and has no gradient; where all others lie at the threshold, the
-    loss is 1 - J exactly.
+    Pixels that are correct by a margin of 1 have zero loss and gradient; if all others are at the threshold, the loss
+    equals 1 - J.
     """
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -116,47 +122,46 @@ class Lovasz(nn.Module):
         logits, mask = logits.float().flatten(1), mask.float().flatten(1)
         errors, order = (1 - logits * (2 * mask - 1)).sort(dim=1, descending=True)
         truth = mask.gather(1, order)
-        # Jaccard loss when the first 1, 2, ... pixels of this order are wrong and the rest is right; its growth from
-        # pixel to pixel is what each error counts.
+        # Jaccard loss if the first 1, 2, ... pixels in this order are wrong; its increments weight the errors.
         overlap = truth.sum(1, keepdim=True) - truth.cumsum(1)
         union = truth.sum(1, keepdim=True) + (1 - truth).cumsum(1)
         jaccard = 1 - overlap / union
-        growth = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros(len(jaccard), 1))
-        return (errors.relu() * growth).sum(1).mean()
+        increments = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros(len(jaccard), 1))
+        return (errors.relu() * increments).sum(1).mean()
 
 
 class WeightedSum(nn.Module):
-    """A weighted sum of losses.
+    """Weighted sum of losses.
 
     Args:
-        terms: The losses by name.
-        weights: A factor for each name; 1 where absent. A loss of weight 0 is left out.
+        terms: Losses by name.
+        weights: Weight per name, by default 1. Losses of weight 0 are not computed.
 
     Raises:
-        UserError: A weight for a name that is not among the terms, a negative one, or none above 0.
+        UserError: A weight has an unknown name or is negative, or none is positive.
     """
 
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None):
         super().__init__()
         for name, weight in (weights or {}).items():
             if name not in terms:
-                raise UserError(f"loss.weights: no term '{name}'; {nearest(name, terms)}")
+                raise UserError(f"loss.weights.{name}: no loss of this name in loss.terms; {nearest(name, terms)}")
             if weight < 0:
-                raise UserError(f"loss.weights.{name}: {weight}; it must not be negative")
+                raise UserError(f"loss.weights.{name}={weight}: must not be negative; 0 disables the loss")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in terms}
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if self.weights[name] > 0})
         if not self.terms:
-            raise UserError(f"loss.weights: {self.weights}; one must be above 0, such as loss.weights.bce=1")
+            raise UserError(f"loss.weights={self.weights}: one must be above 0; set for example loss.weights.bce=1")
 
     def parts(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Each loss by name, not weighted."""
+        """Each loss by name, unweighted."""
         return {name: term(logits, mask) for name, term in self.terms.items()}
 
     def add(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Sum of weight x loss over what `parts` returned."""
+        """Weighted sum of the losses returned by `parts`."""
         losses = [self.weights[name] * loss for name, loss in parts.items()]
         return sum(losses[1:], losses[0])
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Sum of weight x loss."""
+        """Weighted sum of the losses."""
         return self.add(self.parts(logits, mask))

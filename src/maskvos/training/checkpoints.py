@@ -1,0 +1,127 @@
+"""Checkpoint callbacks: the best by a validation score, and the last, also when training is interrupted."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from maskvos.errors import UserError, nearest
+from maskvos.training.resume import LAST
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Saves the best checkpoint by a validation score; resuming in another folder copies the best so far into it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint, and copy the best file so far if the folder has changed."""
+        best, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        if state_dict["dirpath"] != self.dirpath and best.is_file():
+            target = Path(str(self.dirpath)) / best.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_suffix(".part")
+            shutil.copyfile(best, part)
+            part.replace(target)
+            moved = {"dirpath": self.dirpath, "best_model_path": str(target), "kth_best_model_path": str(target)}
+            state_dict = {**state_dict, **moved, "best_k_models": {str(target): score}, "kth_value": score}
+        super().load_state_dict(state_dict)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if this is the best score.
+
+        Raises:
+            UserError: The protocol does not compute the monitored score.
+        """
+        scores = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        if not trainer.sanity_checking and self.monitor not in scores:
+            raise UserError(
+                f"callbacks.best.monitor={self.monitor}: the protocol does not compute this score; "
+                f"{nearest(str(self.monitor), scores)} (with mode=min if lower is better)"
+            )
+        super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` after every epoch, on interruption, and optionally within epochs.
+
+    Ctrl-C takes effect at the end of the current step, so that the training can be resumed exactly; a second Ctrl-C
+    takes effect immediately.
+
+    Args:
+        dirpath: Folder of the checkpoints.
+        every_n_steps: Also save every n optimiser steps; None: disabled.
+        every_minutes: Also save every n minutes; None: disabled.
+
+    Raises:
+        UserError: An interval is not positive.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_steps: int | None = None, every_minutes: float | None = None):
+        for name, value in {"every_n_steps": every_n_steps, "every_minutes": every_minutes}.items():
+            if value is not None and value <= 0:
+                raise UserError(f"callbacks.last.{name}={value}: must be above 0, or null to disable")
+        self.path = Path(dirpath) / f"{LAST}.ckpt"
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._saved = self._step = 0
+        self._time = time.monotonic()
+        self._within_step = self._interrupted = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reset the intervals, and handle Ctrl-C until Lightning restores its signal handlers."""
+        self._saved = self._step = trainer.global_step
+        self._time = time.monotonic()
+        self._interrupted = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._interrupted or not self._within_step:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Mark the start of a step."""
+        self._within_step = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if due, except during gradient accumulation and before the end of the epoch, which saves itself."""
+        self._within_step = False
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if trainer.global_step == self._step or trainer.is_last_batch:
+            return
+        self._step = trainer.global_step
+        due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
+        if self.every_minutes is not None:
+            late = time.monotonic() - self._time >= 60 * self.every_minutes
+            due = trainer.strategy.broadcast(late) or due  # all processes must save together
+        if due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after an epoch, including its validation."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save an interrupted training if it has advanced since the last checkpoint."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(self.path)
+        self._saved, self._time = trainer.global_step, time.monotonic()
