@@ -1,7 +1,7 @@
-"""Reports in a real browser: nothing is fetched, nothing fails, all is laid out; wide and narrow, light and dark.
+"""Reports in a real browser: no requests, no errors, a sound layout; wide and narrow, light and dark.
 
-Needs the package ``playwright`` and a Chromium: the one that ``playwright install chromium`` brings, or one of the
-system's (on Debian: ``apt-get install chromium-headless-shell``).
+Needs the package ``playwright`` and a Chromium: from ``playwright install chromium``, or of the system (Debian:
+``apt-get install chromium-headless-shell``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pytest
 from inference.test_writer import frames_video, predict
 from maskvos.inference.writer import PredictionWriter
 from maskvos.reports.comparison import compare, read_runs
-from maskvos.reports.report import Example, about_run, write_report
+from maskvos.reports.examples import Example
+from maskvos.reports.report import about_run, write_report
 from reports.test_report import scores
 
 CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -27,7 +28,7 @@ SIZES = {"desktop": (1280, 800), "phone": (375, 667)}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, or a skip that says what is missing."""
+    """Headless Chromium; skips if it is not installed."""
     api = pytest.importorskip("playwright.sync_api", reason="no browser: pip install playwright")
     with api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
@@ -40,7 +41,7 @@ def browser() -> Iterator[Any]:
 
 
 def picture(video: str, frame: str) -> Example:
-    """A green field with a disk, and a prediction of it that is too far right."""
+    """A disk on a green field, and a prediction of it shifted to the right."""
     rows, columns = np.mgrid[:240, :426]
     truth = (rows - 120) ** 2 + (columns - 180) ** 2 < 70**2
     image = np.full((240, 426, 3), (70, 110, 60), np.uint8)
@@ -50,7 +51,7 @@ def picture(video: str, frame: str) -> Example:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A report and a comparison."""
+    """Paths of a report and of a comparison."""
     root = tmp_path_factory.mktemp("pages")
     found = {}
     for index, name in enumerate(
@@ -68,7 +69,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light") -> tuple[Any, list[str], list[str]]:
-    """A page with all that it asked the network for, and all that it complained of."""
+    """Open a page; returns it with the URLs that it requested and its errors."""
     page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     requests: list[str] = []
     errors: list[str] = []
@@ -81,7 +82,7 @@ def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 @pytest.mark.parametrize("name", ["report", "comparison"])
-def test_a_page_is_laid_out_and_asks_for_nothing(
+def test_a_page_has_a_sound_layout_and_requests_nothing(
     browser: Any, pages: dict[str, Path], tmp_path: Path, name: str, size: str, scheme: str
 ) -> None:
     page, requests, errors = opened(browser, pages[name], SIZES[size], scheme)
@@ -103,14 +104,14 @@ def test_a_page_is_laid_out_and_asks_for_nothing(
             .filter(e => parseFloat(getComputedStyle(e).fontSize) * scale(e) < 8).map(e => e.textContent);
         }"""
     )
-    assert not small, "text too small to be read"
+    assert not small, "text too small to read"
     assert contrast(page) >= 4.5
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     page.close()
 
 
 def contrast(page: Any) -> float:
-    """The least contrast of text with what it stands on, as WCAG 2 defines it, over a choice of elements."""
+    """Lowest contrast ratio between text and background (WCAG 2), over a selection of elements."""
     colours = page.evaluate(
         """() => {
           const ground = e => { for (; e; e = e.parentElement) {
@@ -130,7 +131,7 @@ def contrast(page: Any) -> float:
     return min((high + 0.05) / (low + 0.05) for low, high in pairs)
 
 
-def test_headings_sort_and_curves_tell_their_values(browser: Any, pages: dict[str, Path]) -> None:
+def test_headings_sort_and_curves_show_values_under_the_pointer(browser: Any, pages: dict[str, Path]) -> None:
     page, _, errors = opened(browser, pages["report"], SIZES["desktop"])
 
     def column(place: int) -> list[str]:
@@ -140,14 +141,14 @@ def test_headings_sort_and_curves_tell_their_values(browser: Any, pages: dict[st
     assert first == sorted(first, reverse=True)
     page.click("th:nth-child(3) button")
     assert column(3) == sorted(column(3), reverse=True)
-    page.keyboard.press("Enter")  # the button has the focus: the same without a mouse
+    page.keyboard.press("Enter")  # the button has focus: works with the keyboard too
     assert column(3) == sorted(column(3))
     assert page.get_attribute("th:nth-child(3)", "aria-sort") == "ascending"
     usual = page.text_content(".curve output")
     page.hover(".curve svg", position={"x": 60, "y": 20})
-    told = page.text_content(".curve output")
-    assert told != usual
-    assert told.startswith("no. ")
+    shown = page.text_content(".curve output")
+    assert shown != usual
+    assert shown.startswith("no. ")
     page.mouse.move(0, 0)
     assert page.text_content(".curve output") == usual
     assert not errors

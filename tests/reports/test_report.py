@@ -145,7 +145,7 @@ def test_malformed_files_are_refused(tmp_path: Path, file: str, text: str) -> No
     scores({"a": 3}).write(tmp_path)
     (tmp_path / file).write_text(text)
     if text:
-        with pytest.raises(UserError, match="make them again"):
+        with pytest.raises(UserError, match="evaluate again"):
             Summary.read(tmp_path)
     else:
         assert Summary.read(tmp_path).sequences == []

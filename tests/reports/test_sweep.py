@@ -1,4 +1,4 @@
-"""Sweeps: with every launcher and sweeper, and their table, whatever becomes of single runs."""
+"""Sweeps with every launcher and sweeper, and their table, including failed and unfinished runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 import yaml
 from hydra.errors import MissingConfigException
 
+from maskvos.cli.hints import explain
 from maskvos.errors import UserError
 from maskvos.reports.sweep import read_jobs, write_result, write_sweep
-from maskvos.run import compose, explain, run
+from maskvos.run import compose, run
 
 SMALL = [
     *("+experiment=smoke", "trainer.enable_progress_bar=false", "callbacks.progress=null", "callbacks.panels=null"),
@@ -25,7 +26,7 @@ SMALL = [
 
 
 def add_run(folder: Path, name: str, *overrides: str) -> Path:
-    """A run's folder as Hydra leaves it."""
+    """Make the folder of a run in Hydra's layout."""
     (folder / name / ".hydra").mkdir(parents=True)
     (folder / name / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*overrides]))
     return folder / name
@@ -36,8 +37,8 @@ def read(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_table_of_what_differs_with_scores_and_failures(tmp_path: Path) -> None:
-    # Ten runs, so that the order is that of numbers.
+def test_the_table_has_varying_settings_scores_and_failures(tmp_path: Path) -> None:
+    # More than ten runs, so that alphabetical order would be wrong.
     for number in range(11):
         folder = add_run(tmp_path, str(number), "+experiment=smoke", f"optim.lr={10.0**-number}")
         if number not in (3, 4):
@@ -51,11 +52,11 @@ def test_a_table_of_what_differs_with_scores_and_failures(tmp_path: Path) -> Non
     assert list(table[0]) == ["run", "status", "optim.lr", "best/jf", "val/jf", "images_per_second", "seconds", "error"]
     assert [float(row["best/jf"]) for row in (table[0], table[10])] == [0.0, 1.0]
     assert table[3]["error"] == "no, such\nthing"
-    assert len(text.splitlines()) == 12
+    assert len(text.splitlines()) == 13
     assert cv2.imread(str(tmp_path / "sweep.png")) is not None
 
 
-def test_a_number_that_is_none_and_a_setting_that_only_some_runs_have(tmp_path: Path) -> None:
+def test_nan_and_missing_settings_are_empty_cells(tmp_path: Path) -> None:
     write_result(add_run(tmp_path, "0", "a=1"), {"val/jf": float("nan")}, 1.0)
     write_result(add_run(tmp_path, "1", "a=1", "~b"), {"test/j": 0.5}, 1.0)
     write_sweep(tmp_path)
@@ -66,7 +67,7 @@ def test_a_number_that_is_none_and_a_setting_that_only_some_runs_have(tmp_path: 
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_nothing_done_or_nothing_different_is_a_table_too(tmp_path: Path, count: int) -> None:
+def test_a_sweep_without_scores_or_varying_settings_has_a_table(tmp_path: Path, count: int) -> None:
     for number in range(count):
         add_run(tmp_path, str(number), "a=1")
     write_sweep(tmp_path)
@@ -74,23 +75,23 @@ def test_nothing_done_or_nothing_different_is_a_table_too(tmp_path: Path, count:
     assert (tmp_path / "sweep.png").is_file()
 
 
-def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run of a sweep in it"):
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not the folder of a sweep"):
         read_jobs(tmp_path)
     with pytest.raises(UserError, match="input="):
         run(compose(["task=sweep"], tmp_path))
 
 
 @pytest.mark.parametrize("plugin", ["hydra/launcher=joblib", "hydra/sweeper=optuna", "hydra/launcher=submitit_slurm"])
-def test_a_missing_extra_is_named_with_its_command(plugin: str) -> None:
+def test_a_missing_plugin_is_named_with_its_install_command(plugin: str) -> None:
     group, _, name = plugin.partition("=")
-    # What Hydra raises where the plugin is not installed.
+    # Raised by Hydra if the plugin is not installed.
     missing = MissingConfigException("", f"{group}/{name}", ["basic"])
     assert "pip install 'maskvos[sweep]'" in explain(missing)
 
 
 def sweep(data: Path, folder: Path, *overrides: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, str]]]:
-    """A sweep on the command line, and its table."""
+    """Run a sweep on the command line; returns the process and the table."""
     places = [f"paths.data={data}", f"hydra.sweep.dir={folder}"]
     command = [sys.executable, "-m", "maskvos.run", "-m", *SMALL, *places, *overrides]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
@@ -104,7 +105,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_every_launcher_runs_all_and_tabulates(data: Path, tmp_path: Path, launcher: str) -> None:
+def test_every_launcher_runs_all_jobs_and_writes_the_table(data: Path, tmp_path: Path, launcher: str) -> None:
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     folder = tmp_path / "sweep"
@@ -114,7 +115,7 @@ def test_every_launcher_runs_all_and_tabulates(data: Path, tmp_path: Path, launc
     assert "learning rate" in table[0]["error"]
     assert 0 <= float(table[1]["best/jf"]) <= 1
     assert float(table[1]["images_per_second"]) > 0
-    # Made again from the folder alone, it is the same.
+    # task=sweep writes the same table from the folder alone.
     before = (folder / "sweep.csv").read_text()
     (folder / "sweep.csv").unlink()
     run(compose(["task=sweep", f"input={folder}"], tmp_path / "again"))
@@ -122,7 +123,7 @@ def test_every_launcher_runs_all_and_tabulates(data: Path, tmp_path: Path, launc
 
 
 @pytest.mark.slow
-def test_optuna_looks_for_the_learning_rate(data: Path, tmp_path: Path) -> None:
+def test_optuna_searches_the_learning_rate(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done, table = sweep(data, tmp_path / "sweep", "+sweep=optuna_lr", "hydra.sweeper.n_trials=2")
     assert done.returncode == 0, done.stderr
@@ -132,7 +133,7 @@ def test_optuna_looks_for_the_learning_rate(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_backbones_are_swept_as_listed(data: Path, tmp_path: Path) -> None:
+def test_backbones_are_swept_in_order(data: Path, tmp_path: Path) -> None:
     done, table = sweep(
         data, tmp_path / "sweep", "+sweep=backbones", "backbone=tiny,resnet18", "backbone.pretrained=false"
     )

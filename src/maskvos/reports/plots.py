@@ -1,4 +1,4 @@
-"""Plots of results: drawn by Matplotlib, as PNG files and as SVG that takes the colours of the page around it."""
+"""Matplotlib plots of results, saved as PNG or as inline SVG that adopts the colours of its HTML page."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from matplotlib.figure import Figure
 
 from maskvos.media.files import write_bytes
 
-# Of Okabe and Ito's palette: people with any colour vision tell these apart.
+# From the Okabe-Ito palette, which is safe for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A636E")
 MARKERS = "osD^vPX*"
-# Stands for the colour of text until an SVG gets that of its page.
+# Text and lines; replaced in SVG by the variables of the page's style sheet.
 _INK = "#1b1f24"
 _FAINT = "#c9ced4"
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.parse_math": False,  # a name is a name, whatever signs it has
+    "text.parse_math": False,  # names may contain $ and _
     "text.color": _INK,
     "axes.facecolor": "none",
     "axes.edgecolor": _FAINT,
@@ -42,19 +42,18 @@ _STYLE: Any = {
     "svg.hashsalt": "maskvos",
     "savefig.dpi": 150,
 }
-# So many letters of a name have place in half a scatter.
-_LETTERS = 26
-_ROW = 0.2  # inches that a line of a chart of bars takes
+_LETTERS = 26  # maximum length of a label in a scatter plot
+_ROW = 0.2  # height of a row in bar and dot plots, inches
 
 
 def bars(names: Sequence[str], values: Sequence[float], label: str, mean: float) -> Figure:
-    """Horizontal bars from top to bottom in the order given, with a line at the mean.
+    """Horizontal bar chart, from top to bottom, with a line at the mean.
 
     Args:
-        names: Of the bars.
+        names: Names of the bars.
         values: Lengths in [0, 1]; nan draws no bar.
-        label: What the values are.
-        mean: Where the line goes; nan: none.
+        label: Label of the horizontal axis.
+        mean: Position of the line; nan draws none.
     """
     with mpl.rc_context(_STYLE):
         figure, (axes,) = _figure((6.4, 0.9 + _ROW * len(names)), 1)
@@ -73,10 +72,10 @@ def bars(names: Sequence[str], values: Sequence[float], label: str, mean: float)
 
 
 def curves(panels: Mapping[str, Mapping[str, np.ndarray]], columns: int = 3) -> Figure:
-    """The scores of each frame, one small panel for each sequence.
+    """Score curves over frames, one small panel per sequence.
 
     Args:
-        panels: Of each sequence, the values (T,) in [0, 1] of its frames by measure; nan where a frame does not count.
+        panels: By sequence and measure, the scores (T,) in [0, 1]; gaps at nan.
         columns: Panels in a row.
     """
     rows = -(-len(panels) // columns)
@@ -84,8 +83,8 @@ def curves(panels: Mapping[str, Mapping[str, np.ndarray]], columns: int = 3) -> 
         figure, grid = _figure((3.2 * columns, 1.5 * rows + 0.4), rows, columns)
         for axes, (name, series) in zip(grid, panels.items(), strict=False):
             for (measure, values), colour, line in zip(series.items(), COLOURS, ("-", "--"), strict=False):
-                lonely = "." if len(values) < 3 else None  # a line needs neighbours, a point does not
-                axes.plot(range(len(values)), values, line, color=colour, linewidth=1.1, label=measure, marker=lonely)
+                dot = "." if len(values) < 3 else None  # a single point has no line
+                axes.plot(range(len(values)), values, line, color=colour, linewidth=1.1, label=measure, marker=dot)
             axes.set(ylim=(-0.03, 1.03), yticks=(0, 0.5, 1))
             axes.set_title(name, fontsize=8, loc="left")
             axes.tick_params(labelsize=7, length=0)
@@ -96,10 +95,10 @@ def curves(panels: Mapping[str, Mapping[str, np.ndarray]], columns: int = 3) -> 
 
 
 def scatter(points: Sequence[tuple[str, float, float]], across: str, up: str) -> Figure:
-    """Named points, such as quality against speed.
+    """Scatter plot of named points, such as quality over speed.
 
     Args:
-        points: Name, place across, place up.
+        points: Name, x and y of each point.
         across: Label of the horizontal axis.
         up: Label of the vertical axis.
     """
@@ -116,27 +115,27 @@ def scatter(points: Sequence[tuple[str, float, float]], across: str, up: str) ->
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write names beside points, towards the middle, and above one another where points lie close together."""
+    """Write names next to points, towards the middle, shifted up where they would overlap."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     heights = {"left": -np.inf, "right": -np.inf}
     for name, x, y in sorted(points, key=lambda point: point[2]):
         side = "left" if x < (left + right) / 2 else "right"
-        # In points of type, as an axis is about 200 of them high.
-        place = (y - bottom) / (top - bottom) * 200
-        heights[side] = max(place, heights[side] + 11)
-        offset = (9 if side == "left" else -9, heights[side] - place)
+        # Typographic points: the axis is about 200 high.
+        height = (y - bottom) / (top - bottom) * 200
+        heights[side] = max(height, heights[side] + 11)
+        offset = (9 if side == "left" else -9, heights[side] - height)
         short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
         label = axes.annotate(short, (x, y), offset, textcoords="offset points", ha=side, va="center")
-        label.set_in_layout(False)  # or a long one would leave no place for the points
+        label.set_in_layout(False)  # a long label must not shrink the axes
 
 
 def dots(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> Figure:
-    """One line for each name with a dot for each series, to see how these differ.
+    """Dot plot: one row per name with one dot per series, connected by a line.
 
     Args:
-        names: Of the lines, from top to bottom.
-        series: Values for all names by series; nan: no dot.
-        label: What the values are.
+        names: Names of the rows, from top to bottom.
+        series: One value per row for each series; nan draws no dot.
+        label: Label of the horizontal axis.
     """
     with mpl.rc_context(_STYLE):
         figure, (axes,) = _figure((6.4, 1.2 + _ROW * (len(names) + len(series))), 1)
@@ -154,23 +153,58 @@ def dots(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str
     return figure
 
 
+def score_by_setting(
+    settings: Mapping[str, Sequence[str]], scores: Sequence[float], label: str, title: str = ""
+) -> Figure:
+    """Scores of runs over each of their settings, one panel per setting; on a log axis if it spans a decade.
+
+    Args:
+        settings: Setting to its value in each run; a category axis unless all values are numbers.
+        scores: Score of each run.
+        label: Label of the vertical axis.
+        title: Title of the figure.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, panels = _figure((max(4.0, 3.2 * len(settings)), 3.2), 1, len(settings), share_y=True)
+        for axes, (name, values) in zip(panels, settings.items(), strict=True):
+            numbers = _numbers(values)
+            axes.plot(numbers or values, scores, "o", color=COLOURS[0])
+            if not numbers:
+                axes.tick_params(axis="x", labelrotation=30)
+            elif min(numbers) > 0 and max(numbers) / min(numbers) >= 10:
+                axes.set_xscale("log")
+            axes.set_xlabel(name)
+        panels[0].set_ylabel(label)
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _numbers(values: Sequence[str]) -> list[float]:
+    """The values as numbers; empty if any of them is not one."""
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return []
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, atomically.
 
     Raises:
-        UserError: The disk is full, or the place cannot be written to.
+        UserError: The disk is full, or the folder cannot be written to.
     """
     write_bytes(path, _rendered(figure, "png"))
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an ``<svg>`` element whose text and lines take the colours of the page around it."""
+    """Render a figure as an ``<svg>`` element that uses the colours of the page's style sheet."""
     text = _rendered(figure, "svg").decode()
     text = text[text.index("<svg") :]
-    # Its description, and styles that would go for all of the page.
+    # Without metadata, and without styles, which would apply to the whole page.
     text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
-    text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # the white ground
+    text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # white background
     return text.replace(_INK, "var(--ink)").replace(_FAINT, "var(--line)")
 
 
@@ -181,8 +215,10 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(inches: tuple[float, float], rows: int, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    # No pyplot: it keeps every figure, and asks for a display.
+def _figure(
+    inches: tuple[float, float], rows: int, columns: int = 1, share_y: bool = False
+) -> tuple[Figure, Sequence[Axes]]:
+    # Not pyplot, which keeps every figure in memory and may need a display.
     figure = Figure(figsize=inches, layout="constrained", facecolor="white")
-    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    grid: Any = figure.subplots(rows, columns, sharey=share_y, squeeze=False)
     return figure, list(grid.ravel())

@@ -1,4 +1,4 @@
-"""One table over the runs of a sweep, made of what each run left in its folder: it can be made again at any time."""
+"""Table and plot of a sweep, built from the result files of its runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
+from maskvos import text
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
+from maskvos.reports import plots
 
 RESULT = "result.json"
-# In this order; the first of them that a sweep has is what its picture shows.
+# Prefixes of score columns, in order; the plot shows the first column.
 _SCORES = ("best/", "test/", "evaluate/", "val/")
 _SPEED = "train/images_per_second"
 
@@ -29,12 +31,12 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        folder: Where it ran.
+        folder: The run's folder.
         overrides: Setting to value, as on the command line.
-        status: ``done``, ``failed``, or ``unfinished`` where it runs yet or was killed.
-        metrics: What it returned.
-        seconds: How long it took.
-        error: What it failed with.
+        status: ``done``, ``failed``, or ``unfinished`` (running or killed).
+        metrics: Metrics that it returned.
+        seconds: Duration.
+        error: Error message, if it failed.
     """
 
     folder: Path
@@ -48,13 +50,13 @@ class Job:
 def write_result(
     folder: Path, metrics: Mapping[str, float] | None = None, seconds: float | None = None, error: str = ""
 ) -> None:
-    """Leave in a run's folder how it ended.
+    """Write the outcome of a run to ``result.json`` in its folder.
 
     Args:
         folder: The run's folder.
-        metrics: What it returned.
-        seconds: How long it took.
-        error: What it failed with; empty: it did not.
+        metrics: Metrics that it returned.
+        seconds: Duration.
+        error: Error message; empty if it succeeded.
     """
     # JSON has no nan.
     numbers = {name: value if math.isfinite(value) else None for name, value in (metrics or {}).items()}
@@ -63,18 +65,18 @@ def write_result(
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The runs of a sweep, in their order.
+    """Read the runs of a sweep, in order.
 
     Args:
         folder: The sweep's folder.
 
     Raises:
-        UserError: There is no run in it.
+        UserError: The folder contains no run.
     """
-    files = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda file: _natural(file.parents[1].name))
+    files = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda file: text.natural(file.parents[1].name))
     if not files:
         raise UserError(
-            f"{folder}: no run of a sweep in it; expected {folder}/<number>/.hydra/overrides.yaml, as `-m` leaves it"
+            f"{folder}: not the folder of a sweep; expected {folder}/<number>/.hydra/overrides.yaml, as written by `-m`"
         )
     jobs = []
     for file in files:
@@ -85,21 +87,17 @@ def read_jobs(folder: Path) -> list[Job]:
     return jobs
 
 
-def _natural(name: str) -> tuple[int, str]:
-    return (int(name) if name.isdigit() else 10**9, name)
-
-
 def _split(override: str) -> tuple[str, str]:
     name, _, value = override.partition("=")
     return name.lstrip("+~"), value
 
 
-def rows(jobs: list[Job], folder: Path) -> list[dict[str, Any]]:
-    """The table: what differs between the runs, their scores, their speed, and where they are.
+def sweep_rows(jobs: list[Job], folder: Path) -> list[dict[str, Any]]:
+    """One row per run: folder, status, settings that vary, scores, speed, error.
 
     Args:
-        jobs: Of `read_jobs`.
-        folder: Relative to it the runs' folders are given.
+        jobs: Runs from `read_jobs`.
+        folder: The sweep's folder; the runs' folders are given relative to it.
     """
     names = list(dict.fromkeys(name for job in jobs for name in job.overrides))
     varied = [name for name in names if len({job.overrides.get(name) for job in jobs}) > 1]
@@ -120,70 +118,38 @@ def rows(jobs: list[Job], folder: Path) -> list[dict[str, Any]]:
 
 
 def write_sweep(folder: str | Path) -> str:
-    """Write ``sweep.csv`` and ``sweep.png`` into a sweep's folder, of the runs that there are so far.
+    """Write ``sweep.csv`` and ``sweep.png`` into a sweep's folder, about the runs so far.
 
     Returns:
-        The table as text.
+        The table as plain text.
 
     Raises:
-        UserError: There is no run in the folder, or it cannot be written to.
+        UserError: The folder contains no run, or cannot be written to.
     """
     folder = Path(folder)
-    table = rows(read_jobs(folder), folder)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    rows = sweep_rows(read_jobs(folder), folder)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
-    write_bytes(folder / "sweep.csv", text.getvalue().encode())
-    write_bytes(folder / "sweep.png", _picture(table))
-    return _text(table)
-
-
-def _text(table: list[dict[str, Any]]) -> str:
-    columns = [name for name in table[0] if any(row[name] not in (None, "") for row in table)]
-    cells = [columns, *([_cell(row[name]) for name in columns] for row in table)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+    writer.writerows(rows)
+    write_bytes(folder / "sweep.csv", buffer.getvalue().encode())
+    plots.save(_figure(rows), folder / "sweep.png")
+    columns = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    return text.table([columns, *([_cell(row[name]) for name in columns] for row in rows)], right=False)
 
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else re.sub(r"\s+", " ", value)[:80]
 
 
-def _picture(table: list[dict[str, Any]]) -> bytes:
-    """A panel for each setting that differs: its value against the score of the runs that are done."""
-    columns = list(table[0])
+def _figure(rows: list[dict[str, Any]]) -> Figure:
+    """Score of the finished runs over each setting that varies."""
+    columns = list(rows[0])
     score = next((name for name in columns if name.startswith(_SCORES)), None)
     end = columns.index("images_per_second") if score is None else columns.index(score)
-    varied = columns[2:end] or ["run"]
-    done = [row for row in table if score is not None and row[score] is not None]
-    heights = [row[score] for row in done if score is not None]
-    figure = Figure(figsize=(max(4.0, 3.2 * len(varied)), 3.2), layout="constrained", dpi=120)
-    panels = figure.subplots(1, len(varied), sharey=True, squeeze=False)[0]
-    for axes, name in zip(panels, varied, strict=True):
-        values = [str(row[name]) for row in done]
-        numbers = [_number(value) for value in values]
-        if done and all(number is not None for number in numbers):
-            axes.plot(numbers, heights, "o", color="#0072B2")
-            low, high = min(filter(None, numbers), default=0), max(filter(None, numbers), default=0)
-            if low > 0 and high / low >= 10 and 0 not in numbers:
-                axes.set_xscale("log")
-        else:
-            axes.plot(values, heights, "o", color="#0072B2")
-            axes.tick_params(axis="x", labelrotation=30)
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel(score or "no score yet")
-    missing = len(table) - len(done)
-    if missing:
-        figure.suptitle(f"{missing} of {len(table)} runs without a score", fontsize=9)
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getvalue()
-
-
-def _number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
+    done = [] if score is None else [row for row in rows if row[score] is not None]
+    settings = {name: [str(row[name]) for row in done] for name in columns[2:end] or ["run"]}
+    missing = len(rows) - len(done)
+    title = f"{missing} of {len(rows)} runs without a score" if missing else ""
+    scores = [] if score is None else [row[score] for row in done]
+    return plots.score_by_setting(settings, scores, score or "no score yet", title)

@@ -1,4 +1,4 @@
-// Headings sort their table; a pointer over a curve reads it. The page says the same without either.
+// Sort tables by a click on a heading, and show the values of a curve under the pointer.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
@@ -10,7 +10,7 @@ for (const button of document.querySelectorAll("th button")) {
     const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
     const rows = [...body.rows].sort((a, b) => {
       const [x, y] = [key(a), key(b)];
-      if (x === "" || y === "") return (x === "") - (y === ""); // what has no score comes last either way
+      if (x === "" || y === "") return (x === "") - (y === ""); // rows without a score last in both directions
       const order = isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
       return descending ? -order : order;
     });
