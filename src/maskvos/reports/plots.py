@@ -173,7 +173,10 @@ def score_by_setting(
                 axes.tick_params(axis="x", labelrotation=30)
             elif min(numbers) > 0 and max(numbers) / min(numbers) >= 10:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")  # the default formatter needs text.parse_math
+                axes.xaxis.set_minor_formatter("")
             axes.set_xlabel(name)
+            axes.tick_params(length=0, which="both")
         panels[0].set_ylabel(label)
         if title:
             figure.suptitle(title, fontsize=9)
