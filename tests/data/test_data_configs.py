@@ -1,4 +1,4 @@
-"""The contract of every data set: each member of conf/data reads a tiny tree of its layout, completely and by name."""
+"""Contract of all datasets: each config in conf/data lists a small dataset of its layout on disk."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from maskvos.media.images import read_image
 from maskvos.types import Video
 
 NAMES = configs.members("data")
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
-ON_DISK = sorted(set(NAMES) - {"synthetic", "folder"})
+ON_DISK = sorted(set(NAMES) - {"synthetic"})
 MIXED = [name for name in NAMES if configs.load("data", name).weights]
 
-# Masks whose place the fakes know: all but the empty ones, and half-size or partly still objects.
-EXACT = sorted(set(NAMES) - {"synthetic", "folder", "youtube_objects", "fbms", "davis_fbms", "davis_synthetic"})
+# Datasets whose masks are known exactly: no half-size masks and no static objects.
+EXACT = sorted(set(NAMES) - {"synthetic", "youtube_objects", "fbms", "davis_fbms", "davis_synthetic"})
 
 
 def load(name: str, root: Path, **changes: object) -> DictConfig:
@@ -52,7 +52,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tree of every member, written once."""
+    """A fake of each dataset, written once."""
     made = {name: tmp_path_factory.mktemp(name) for name in NAMES}
     for name, path in made.items():
         root = load(name, path).data.root
@@ -63,7 +63,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def own_tree(name: str, trees: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the tree that the test may spoil."""
+    """A copy of the fake dataset that the test may modify."""
     return Path(shutil.copytree(trees[name], tmp_path / "own"))
 
 
@@ -75,26 +75,26 @@ def module(name: str, trees: dict[str, Path]) -> VideoDataModule:
 def build(name: str, place: Path) -> VideoDataModule:
     cfg = load(name, place)
     if name == "synthetic":
-        for part in PARTS:
-            cfg.data[part].update(clips=2, frames=3)
+        for split in SPLITS:
+            cfg.data[split].update(clips=2, frames=3)
     elif name == "davis_synthetic":
         cfg.data.train.parts[1].update(clips=2, frames=3, size=[32, 48])
     return hydra.utils.instantiate(cfg.data)
 
 
-def parts(module: VideoDataModule) -> dict[str, list[Video]]:
-    return {part: module.videos(part) for part in PARTS if module.sources[part] is not None}
+def splits(module: VideoDataModule) -> dict[str, list[Video]]:
+    return {split: module.videos(split) for split in SPLITS if module.sources[split] is not None}
 
 
 def test_every_member_has_a_fake() -> None:
-    assert sorted(fakes.WRITERS) == NAMES, "write a tiny tree for the new data set in tests/fakes.py"
+    assert sorted(fakes.WRITERS) == NAMES, "add a fake of the new dataset to tests/fakes.py"
 
 
 def test_videos_exist_on_disk_and_are_matched_by_name(module: VideoDataModule, name: str) -> None:
-    found = parts(module)
-    assert bool(found) != (name == "folder")
-    for part, videos in found.items():
-        assert videos, part
+    found = splits(module)
+    assert found
+    for split, videos in found.items():
+        assert videos, split
         assert sum(len(video.annotated) for video in videos) > 0
         for video in videos:
             assert video.dataset
@@ -107,15 +107,15 @@ def test_videos_exist_on_disk_and_are_matched_by_name(module: VideoDataModule, n
             assert names == sorted(names)
 
 
-def test_no_sequence_is_in_two_parts(module: VideoDataModule) -> None:
-    images = [{frame.image for video in videos for frame in video.frames} for videos in parts(module).values()]
+def test_splits_are_disjoint(module: VideoDataModule) -> None:
+    images = [{frame.image for video in videos for frame in video.frames} for videos in splits(module).values()]
     for index, one in enumerate(images):
         for other in images[index + 1 :]:
             assert not one & other
 
 
-def test_masks_have_foreground_and_fit_their_frames(module: VideoDataModule, name: str) -> None:
-    for videos in parts(module).values():
+def test_masks_have_foreground_and_the_size_of_their_frames(module: VideoDataModule, name: str) -> None:
+    for videos in splits(module).values():
         for video in videos:
             for index, frame in enumerate(video.frames):
                 if frame.mask is None:
@@ -130,7 +130,7 @@ def test_masks_have_foreground_and_fit_their_frames(module: VideoDataModule, nam
                         np.testing.assert_array_equal(mask, fakes.mask(number) > 0, err_msg=f"{frame.mask} {index}")
 
 
-def test_loaders_of_every_part_give_batches(module: VideoDataModule) -> None:
+def test_loaders_of_all_splits_yield_batches(module: VideoDataModule) -> None:
     if module.sources["train"] is not None:
         module.setup("fit")
         batch = next(iter(module.train_dataloader()))
@@ -138,30 +138,30 @@ def test_loaders_of_every_part_give_batches(module: VideoDataModule) -> None:
         assert batch["flow"].shape[1:] == (2, 32, 48)
         assert batch["mask"].shape[1:] == (1, 32, 48)
         assert torch.isfinite(batch["flow"]).all()
-    for part in ("val", "test"):
-        if module.sources[part] is not None:
-            module.setup({"val": "validate", "test": "test"}[part])
-            batch = next(iter(getattr(module, f"{part}_dataloader")()))
+    for split in ("val", "test"):
+        if module.sources[split] is not None:
+            module.setup({"val": "validate", "test": "test"}[split])
+            batch = next(iter(getattr(module, f"{split}_dataloader")()))
             assert batch["truth"][0].shape == batch["size"][0]
 
 
 @pytest.mark.parametrize("name", ON_DISK, indirect=True)
-def test_a_missing_root_says_where_it_looked_and_what_it_expected(name: str, tmp_path: Path) -> None:
+def test_missing_root_is_reported_with_the_expected_layout(name: str, tmp_path: Path) -> None:
     cfg = load(name, tmp_path / "nowhere")
     module = hydra.utils.instantiate(cfg.data)
-    for part in PARTS:
-        if module.sources[part] is not None:
+    for split in SPLITS:
+        if module.sources[split] is not None:
             with pytest.raises(UserError, match=r"no folder '.*' under .*nowhere.*; expected .*README#datasets"):
-                module.videos(part)
+                module.videos(split)
 
 
 @pytest.mark.parametrize("name", ON_DISK, indirect=True)
-def test_a_mask_without_its_frame_is_told_with_its_path(name: str, own_tree: Path) -> None:
-    part, videos = next(iter(parts(build(name, own_tree)).items()))
+def test_missing_frame_is_reported_with_its_path(name: str, own_tree: Path) -> None:
+    split, videos = next(iter(splits(build(name, own_tree)).items()))
     frame = next(frame for video in videos for frame in video.frames if frame.mask is not None)
     frame.image.unlink()
     with pytest.raises(UserError) as error:
-        build(name, own_tree).videos(part)
+        build(name, own_tree).videos(split)
     assert str(frame.mask) in str(error.value) or str(frame.image) in str(error.value) or (
         str(frame.image.parent) in str(error.value)
     )  # fmt: skip
@@ -169,19 +169,19 @@ def test_a_mask_without_its_frame_is_told_with_its_path(name: str, own_tree: Pat
 
 @pytest.mark.parametrize("name", ON_DISK, indirect=True)
 def test_listing_opens_no_image(name: str, own_tree: Path) -> None:
-    before = parts(build(name, own_tree))
+    before = splits(build(name, own_tree))
     for path in own_tree.rglob("*"):
         if path.suffix in (".jpg", ".png", ".ppm", ".pgm"):
             path.write_bytes(b"")
-    assert parts(build(name, own_tree)) == before
+    assert splits(build(name, own_tree)) == before
 
 
 @pytest.mark.parametrize("name", MIXED, indirect=True)
-def test_mixtures_have_the_data_sets_that_their_weights_name(module: VideoDataModule) -> None:
+def test_mixtures_contain_the_datasets_in_their_weights(module: VideoDataModule) -> None:
     assert {video.dataset for video in module.videos("train")} == set(module.weights)
 
 
-def test_frames_without_annotation_are_not_scored(module: VideoDataModule) -> None:
-    for videos in parts(module).values():
+def test_frames_without_annotation_are_not_in_the_evaluation(module: VideoDataModule) -> None:
+    for videos in splits(module).values():
         dataset = FrameDataset(videos, module.flow, Transform((32, 48)))
         assert len(dataset) == sum(len(video.annotated) for video in videos)

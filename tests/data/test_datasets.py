@@ -1,4 +1,4 @@
-"""What is particular to each data set; what they have in common is in test_data_configs.py."""
+"""Tests specific to single datasets; for those common to all see test_data_configs.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import fakes
 from maskvos.data.dataset import read_mask
 from maskvos.data.datasets.fbms import fbms
 from maskvos.data.datasets.image_saliency import image_saliency
-from maskvos.data.datasets.listing import ExtraDataWarning, files_by_name, natural
+from maskvos.data.datasets.listing import ExtraDataWarning, files_by_name
 from maskvos.data.datasets.long_videos import long_videos
 from maskvos.data.datasets.mixture import divide, mixture
 from maskvos.data.datasets.triplets import triplets
@@ -23,6 +23,7 @@ from maskvos.data.datasets.video_saliency import video_saliency
 from maskvos.data.datasets.youtube_objects import youtube_objects
 from maskvos.data.datasets.youtube_vos import youtube_vos
 from maskvos.errors import UserError
+from maskvos.text import natural
 from maskvos.types import Frame, Video
 
 
@@ -44,13 +45,13 @@ def test_fbms_merges_objects_on_white_and_on_black(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[stems[1]], fakes.mask(2, objects=2) > 0)
 
 
-def test_fbms_counts_things_that_stand_still_as_background(tmp_path: Path) -> None:
+def test_fbms_static_objects_are_background(tmp_path: Path) -> None:
     fakes.write_fbms(tmp_path)
     marple2 = fbms(tmp_path, "test", ["marple2"])[0]
     np.testing.assert_array_equal(masks(marple2)["marple2_0001"], fakes.mask(0, objects=2) == 1)
 
 
-def test_fbms_without_definition_and_with_png_of_other_zeros(tmp_path: Path) -> None:
+def test_fbms_without_definition_and_with_different_zero_padding(tmp_path: Path) -> None:
     fakes.write_fbms(tmp_path)
     truth = tmp_path / "Trainingset/bear01/GroundTruth"
     (truth / "bear01Def.dat").unlink()
@@ -62,7 +63,7 @@ def test_fbms_without_definition_and_with_png_of_other_zeros(tmp_path: Path) -> 
     np.testing.assert_array_equal(masks(fbms(tmp_path, sequences=["bear01"])[0])["bear01_0003"], expected)
 
 
-def test_fbms_tells_what_is_missing(tmp_path: Path) -> None:
+def test_fbms_reports_missing_files(tmp_path: Path) -> None:
     fakes.write_fbms(tmp_path)
     (tmp_path / "Trainingset/cars1/cars1_0003.jpg").unlink()
     for path in (tmp_path / "Trainingset/cars2/GroundTruth").iterdir():
@@ -80,10 +81,10 @@ def test_fbms_tells_what_is_missing(tmp_path: Path) -> None:
         fbms(tmp_path / "Trainingset", "test")
 
 
-# ---------------------------------------------------------------------- the others
+# ---------------------------------------------------------------------- other datasets
 
 
-def test_youtube_objects_masks_are_brought_to_the_size_of_their_frames(tmp_path: Path) -> None:
+def test_youtube_objects_masks_are_resized_to_their_frames(tmp_path: Path) -> None:
     fakes.write_youtube_objects(tmp_path)
     videos = youtube_objects(tmp_path)
     assert len(videos) == 10
@@ -94,11 +95,11 @@ def test_youtube_objects_masks_are_brought_to_the_size_of_their_frames(tmp_path:
     expected = fakes.mask(5, (fakes.SIZE[0] // 2, fakes.SIZE[1] // 2)).repeat(2, 0).repeat(2, 1)
     np.testing.assert_array_equal(found["frame0011"], expected)
     assert [video.category for video in youtube_objects(tmp_path, ["dog"])] == ["dog"]
-    with pytest.raises(UserError, match="no class 'cats'; did you mean 'cat'"):
+    with pytest.raises(UserError, match="unknown class 'cats'; did you mean 'cat'"):
         youtube_objects(tmp_path, ["cats"])
 
 
-def test_youtube_objects_with_frames_in_a_tree_of_their_own(tmp_path: Path) -> None:
+def test_youtube_objects_with_frames_in_a_separate_tree(tmp_path: Path) -> None:
     fakes.write_youtube_objects(tmp_path / "labels")
     before = youtube_objects(tmp_path / "labels")
     for path in sorted((tmp_path / "labels").glob("*/data/*/shots/*/images")):
@@ -121,7 +122,7 @@ def test_youtube_objects_label_without_frame(tmp_path: Path) -> None:
         youtube_objects(tmp_path)
 
 
-def test_youtube_vos_classes_and_its_list(tmp_path: Path) -> None:
+def test_youtube_vos_classes_and_meta_json(tmp_path: Path) -> None:
     fakes.write_youtube_vos(tmp_path)
     videos = youtube_vos(tmp_path)
     assert [video.category for video in videos] == [None, "cat", None, "cat"]
@@ -133,14 +134,14 @@ def test_youtube_vos_classes_and_its_list(tmp_path: Path) -> None:
     with pytest.warns(ExtraDataWarning), pytest.raises(UserError, match="names the video 'gone'"):
         youtube_vos(tmp_path)
     meta.write_text("{}")
-    with pytest.raises(UserError, match=r"meta.json is not the meta.json of a release"):
+    with pytest.raises(UserError, match=r"is not a valid meta.json"):
         youtube_vos(tmp_path)
     meta.unlink()
     with pytest.raises(UserError, match=r"no list .*meta.json"):
         youtube_vos(tmp_path)
 
 
-def test_long_videos_keep_all_frames(tmp_path: Path) -> None:
+def test_long_videos_list_all_frames(tmp_path: Path) -> None:
     fakes.write_long_videos(tmp_path)
     assert [(len(video.frames), len(video.annotated)) for video in long_videos(tmp_path)] == [(6, 2)] * 3
     (tmp_path / "Annotations/rat/00007.png").write_bytes(b"")
@@ -148,7 +149,7 @@ def test_long_videos_keep_all_frames(tmp_path: Path) -> None:
         long_videos(tmp_path)
 
 
-def test_video_saliency_folders_either_way_round(tmp_path: Path) -> None:
+def test_video_saliency_folders_in_either_nesting(tmp_path: Path) -> None:
     fakes.write_davsod(tmp_path / "d")
     fakes.write_visal(tmp_path / "v")
     [first, _] = video_saliency(tmp_path / "d", "EasyTestSet")
@@ -171,7 +172,7 @@ def test_still_images_are_videos_of_one_frame(tmp_path: Path) -> None:
         image_saliency(tmp_path)
 
 
-def test_triplets_of_both_projects_have_their_flow(tmp_path: Path) -> None:
+def test_triplets_of_both_projects_have_precomputed_flow(tmp_path: Path) -> None:
     fakes.write_triplets(tmp_path)
     videos = triplets(tmp_path)
     assert [video.name for video in videos] == [
@@ -180,14 +181,14 @@ def test_triplets_of_both_projects_have_their_flow(tmp_path: Path) -> None:
     assert all(frame.flow is not None and frame.flow.stem == frame.name for v in videos for frame in v.frames)
     assert [len(video.annotated) for video in videos] == [3, 3, 3, 1, 1, 1]
     assert [video.name for video in triplets(tmp_path, "TestSet", ["FBMS"])] == ["cat", "cows"]
-    with pytest.raises(UserError, match=r"no data set 'DAVS' under .*; did you mean 'DAVIS'"):
+    with pytest.raises(UserError, match=r"no dataset 'DAVS' in .*; did you mean 'DAVIS'"):
         triplets(tmp_path, datasets=["DAVS"])
     (tmp_path / "TrainSet/DAVIS/bear/Flow/00009.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no frame for the flow .*bear/Flow/00009.png"):
         triplets(tmp_path)
 
 
-def test_tmo_keeps_davis_in_its_resolution_folder(tmp_path: Path) -> None:
+def test_tmo_layout_with_a_resolution_folder(tmp_path: Path) -> None:
     for part, suffix in (("JPEGImages", "jpg"), ("JPEGFlows", "jpg")):
         fakes.write_frame(tmp_path / "DAVIS" / part / "480p/bear" / f"00000.{suffix}", 0)
     fakes.write_mask(tmp_path / "DAVIS/Annotations/480p/bear/00000.png", fakes.mask(0, objects=2), palette=True)
@@ -196,18 +197,18 @@ def test_tmo_keeps_davis_in_its_resolution_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks(bear)["00000"], fakes.mask(0, objects=2) > 0)
 
 
-# ---------------------------------------------------------------------- mixtures and parts
+# ---------------------------------------------------------------------- mixtures and held-out sequences
 
 
 def some(names: list[str]) -> list[Video]:
     return [Video(name, (Frame("0", Path("0.jpg")),)) for name in names]
 
 
-def test_parts_are_disjoint_complete_and_stable() -> None:
+def test_divided_splits_are_disjoint_complete_and_stable() -> None:
     names = [f"{film}{shot}" for film in ("cars", "marple", "bear", "cats", "tennis", "people") for shot in range(4)]
     for group in (None, "[a-z]+"):
         train, held_out = (
-            [video.name for video in divide(partial(some, names), part, 0.3, group)] for part in ("train", "held_out")
+            [video.name for video in divide(partial(some, names), split, 0.3, group)] for split in ("train", "held_out")
         )
         assert sorted(train + held_out) == sorted(names)
         assert not set(train) & set(held_out)
@@ -220,38 +221,38 @@ def test_parts_are_disjoint_complete_and_stable() -> None:
             assert len(held_out) == 7
 
 
-def test_impossible_parts() -> None:
-    with pytest.raises(UserError, match="no part 'val'"):
+def test_invalid_splits_are_rejected() -> None:
+    with pytest.raises(UserError, match="unknown split 'val'"):
         divide(partial(some, ["a"]), "val")
-    with pytest.raises(UserError, match="share is 2"):
+    with pytest.raises(UserError, match="fraction=2"):
         divide(partial(some, ["a"]), "train", 2)
-    with pytest.raises(UserError, match="nothing left in the part 'train' of 1 videos"):
+    with pytest.raises(UserError, match="split 'train' of 1 videos is empty"):
         divide(partial(some, ["a"]))
-    with pytest.raises(UserError, match="mixture of no data sets"):
+    with pytest.raises(UserError, match="at least one dataset"):
         mixture([])
 
 
-def test_mixtures_add_up() -> None:
+def test_mixtures_concatenate_datasets() -> None:
     assert [video.name for video in mixture([partial(some, ["a", "b"]), partial(some, ["a"])])] == ["a", "b", "a"]
 
 
 # ---------------------------------------------------------------------- listing
 
 
-def test_natural_order() -> None:
+def test_natural_sort_order() -> None:
     names = ["f10", "f9", "a", "10", "9", "f9b", "", "F1"]
     assert sorted(names, key=natural) == ["", "9", "10", "F1", "a", "f9", "f9b", "f10"]
 
 
 @given(st.lists(st.text(), max_size=6), st.text(), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_any_names_have_an_order_and_numbers_count(names: list[str], stem: str, one: int, other: int) -> None:
+def test_natural_sort_order_is_total_and_numeric(names: list[str], stem: str, one: int, other: int) -> None:
     ordered = sorted(names, key=natural)
     assert sorted(ordered[::-1], key=natural) == ordered or len(set(map(str, map(natural, names)))) < len(names)
     stem = stem.rstrip("0123456789") + "_"
     assert (natural(f"{stem}{one}") < natural(f"{stem}{other}")) == (one < other)
 
 
-def test_files_by_name_leaves_out_what_is_no_image(tmp_path: Path) -> None:
+def test_files_by_name_ignores_other_files(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", ".hidden.jpg", "Thumbs.db", "c.txt"):
         (tmp_path / name).touch()
     assert list(files_by_name(tmp_path)) == ["a", "b"]

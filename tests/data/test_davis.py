@@ -1,4 +1,4 @@
-"""DAVIS in its two layouts: lists, splits, names, and errors that say where to look."""
+"""DAVIS in both layouts: lists, splits, names and errors."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def test_lists_sequences_with_masks_of_the_same_name(tmp_path: Path, year: int) 
             assert frame.mask == tmp_path / "Annotations/480p" / video.name / f"{frame.name}.png"
 
 
-def test_validation_in_training_is_held_out_of_train_and_apart_from_val(tmp_path: Path) -> None:
+def test_held_out_sequences_are_in_neither_train_nor_val(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path)
     names = {split: {video.name for video in davis(tmp_path, split)} for split in ("train", "held_out", "val")}
     assert names == {"train": {"bear"}, "held_out": {"bus", "dance-jump"}, "val": {"blackswan", "cows"}}
     assert {video.name for video in davis(tmp_path, "train", hold_out=[])} == {"bear", "bus", "dance-jump"}
 
 
-def test_2016_split_by_the_list_of_the_2017_release(tmp_path: Path) -> None:
+def test_2016_split_with_the_list_of_the_2017_release(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path, 2017)
     (tmp_path / "ImageSets/2017").rename(tmp_path / "ImageSets/2016")
     assert [video.name for video in davis(tmp_path, "val", 2016)] == ["blackswan", "cows"]
 
 
 @pytest.mark.parametrize(("year", "name"), [(2016, "1080p"), (2017, "Full-Resolution")])
-def test_full_resolution_has_a_folder_of_its_own_in_each_release(tmp_path: Path, year: int, name: str) -> None:
+def test_full_resolution_folder_of_each_release(tmp_path: Path, year: int, name: str) -> None:
     fakes.write_davis(tmp_path, year, name)
     assert davis(tmp_path, "val", year, "full")[0].frames[0].image.parts[-3] == name
 
 
-def test_wanted_sequences_only(tmp_path: Path) -> None:
+def test_select_sequences(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path)
     assert [video.name for video in davis(tmp_path, "val", sequences=["cows"])] == ["cows"]
     with pytest.raises(UserError, match="no sequence 'cow'; did you mean 'cows'"):
@@ -66,7 +66,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("year", [2016, 2017])
 @pytest.mark.parametrize("kind", ["JPEGImages", "Annotations"])
-def test_every_missing_file_is_told_at_once_with_its_path(tmp_path: Path, year: int, kind: str) -> None:
+def test_all_missing_files_are_reported_with_their_path(tmp_path: Path, year: int, kind: str) -> None:
     fakes.write_davis(tmp_path, year)
     suffix = "jpg" if kind == "JPEGImages" else "png"
     gone = [tmp_path / kind / "480p" / name / f"00001.{suffix}" for name in fakes.DAVIS_SPLITS["val"]]
@@ -77,11 +77,11 @@ def test_every_missing_file_is_told_at_once_with_its_path(tmp_path: Path, year: 
     lines = str(error.value).splitlines()
     assert len(lines) == 2
     for line, path in zip(lines, gone, strict=True):
-        # A frame that is missing without a list is seen by its mask.
+        # Without a list, a missing frame is detected by its mask.
         assert str(path) in line or (year == 2017 and str(path.parent) in line and "'00001'" in line)
 
 
-def test_a_missing_frame_shifts_nothing(tmp_path: Path) -> None:
+def test_frames_and_masks_are_matched_by_name(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path, 2017, frames=4)
     for path in (tmp_path / "JPEGImages/480p/cows/00001.jpg", tmp_path / "Annotations/480p/cows/00001.png"):
         path.unlink()
@@ -90,7 +90,7 @@ def test_a_missing_frame_shifts_nothing(tmp_path: Path) -> None:
     assert all(frame.mask is not None and frame.mask.stem == frame.image.stem for frame in cows.frames)
 
 
-def test_frames_that_the_list_does_not_name_are_told(tmp_path: Path) -> None:
+def test_unlisted_frames_are_reported(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path)
     fakes.write_frame(tmp_path / "JPEGImages/480p/cows/00007.jpg", 7)
     with pytest.warns(ExtraDataWarning, match="'cows': 1 frames .*00007"):
@@ -98,7 +98,7 @@ def test_frames_that_the_list_does_not_name_are_told(tmp_path: Path) -> None:
     assert [len(video.frames) for video in videos] == [3, 3]
 
 
-def test_a_list_that_pairs_different_names(tmp_path: Path) -> None:
+def test_invalid_lists_are_rejected(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path)
     file = tmp_path / "ImageSets/480p/val.txt"
     file.write_text("/JPEGImages/480p/cows/00000.jpg /Annotations/480p/cows/00001.png\n")
@@ -112,7 +112,7 @@ def test_a_list_that_pairs_different_names(tmp_path: Path) -> None:
         davis(tmp_path, "val")
 
 
-def test_test_split_needs_no_masks(tmp_path: Path) -> None:
+def test_masks_are_optional_in_the_test_split(tmp_path: Path) -> None:
     fakes.write_davis(tmp_path, 2017)
     (tmp_path / "ImageSets/2017/test-dev.txt").write_text("cows\n")
     for index in (1, 2):
@@ -122,10 +122,10 @@ def test_test_split_needs_no_masks(tmp_path: Path) -> None:
     assert [frame.name for frame in video.annotated] == ["00000"]
 
 
-def test_unknown_choices(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no year 2018"):
+def test_unknown_year_and_split(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown year 2018"):
         davis(tmp_path, year=2018)
-    with pytest.raises(UserError, match="no split 'vall'; did you mean 'val'"):
+    with pytest.raises(UserError, match="unknown split 'vall'; did you mean 'val'"):
         davis(tmp_path, "vall")
 
 

@@ -1,4 +1,4 @@
-"""One's own videos: files, folders of frames, folders of both."""
+"""User videos: files, folders of frames, and folders of both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maskvos.data.datasets.folder import folder
 from maskvos.errors import UserError
 
 
-def test_a_folder_of_frames_in_natural_order(tmp_path: Path) -> None:
+def test_frames_are_in_natural_order(tmp_path: Path) -> None:
     for index in (10, 2, 1):
         fakes.write_frame(tmp_path / "clip" / f"frame{index}.png", index)
     (tmp_path / "clip" / "notes.txt").write_text("x")
@@ -23,7 +23,7 @@ def test_a_folder_of_frames_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_a_movie_and_a_single_image(tmp_path: Path) -> None:
-    (tmp_path / "a.xyz").write_bytes(b"whatever: reading tells")
+    (tmp_path / "a.xyz").write_bytes(b"any content")
     [movie] = folder(tmp_path / "a.xyz")
     assert (movie.name, movie.file) == ("a", tmp_path / "a.xyz")
     fakes.write_frame(tmp_path / "still.jpg", 0)
@@ -39,13 +39,13 @@ def test_a_folder_of_videos(tmp_path: Path) -> None:
     assert [video.name for video in folder(str(tmp_path))] == ["a", "b9", "b10"]
 
 
-def test_a_relative_path_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.write_folder(tmp_path / "clip")
     monkeypatch.chdir(tmp_path / "clip")
     assert folder(".")[0].name == "clip"
 
 
-def test_errors_name_the_place_and_what_was_expected(tmp_path: Path) -> None:
+def test_errors_name_the_path_and_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no input given"):
         folder(None)
     with pytest.raises(UserError, match=r"no file or folder .*nothing; expected a movie"):
@@ -59,7 +59,7 @@ def test_errors_name_the_place_and_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     fakes.write_frame(tmp_path / "two" / "0.jpg", 0)
     (tmp_path / "two" / "film.mp4").touch()
-    with pytest.raises(UserError, match=r"images lie beside film.mp4"):
+    with pytest.raises(UserError, match=r"both images and film.mp4"):
         folder(tmp_path / "two")
     fakes.write_folder(tmp_path / "same" / "film")
     (tmp_path / "same" / "film.mp4").touch()

@@ -1,4 +1,4 @@
-"""Augmentation is right for motion: frame, mask and vectors change together, and colours never touch the flow."""
+"""Augmentation transforms frame, mask and flow vectors consistently."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SIZE = (96, 128)
 
 
 def texture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Smooth colours, so that warping by parts of a pixel costs little: (H, W, 3) uint8."""
+    """Smooth colours, so that subpixel warping is accurate: (H, W, 3) uint8."""
     noise = np.random.default_rng(seed).standard_normal((*size, 3))
     smooth = cv2.GaussianBlur(noise, (0, 0), 5)
     return np.uint8(np.clip(128 + 500 * smooth, 0, 255))
 
 
 def clip(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A frame, the next one, and the exact flow between them: (H, W, 3) uint8 twice, (H, W, 2) float32."""
+    """A frame and the next one, (H, W, 3) uint8, and the exact flow between them, (H, W, 2) float32."""
     height, width = SIZE
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     if kind == "translation":
@@ -51,13 +51,13 @@ def clip(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def warp_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> float:
-    """Mean absolute difference of the first frame and the second one brought back by the flow, where it is inside."""
+    """Mean absolute difference of the first frame and the second frame warped back by the flow, inside the frame."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     to_x, to_y = x + flow[..., 0], y + flow[..., 1]
     back = cv2.remap(second, to_x, to_y, cv2.INTER_LINEAR)
     inside = (to_x >= 2) & (to_x <= width - 3) & (to_y >= 2) & (to_y <= height - 3)
-    # Black is outside of the frame after a rotation; its border mixes with what is inside.
+    # After a rotation, black is outside of the frame; exclude pixels interpolated with it.
     seen = cv2.erode(((first.sum(2) > 0) & (back.sum(2) > 0)).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     valid = inside & seen
     assert valid.mean() > 0.3
@@ -71,9 +71,9 @@ def to_arrays(out: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
 
 GEOMETRY = {
     "resize": ([], (60, 200)),
-    "mirror": ([HorizontalFlip(p=1)], SIZE),
+    "flip": ([HorizontalFlip(p=1)], SIZE),
     "rotate": ([Rotate(limit=(-30, 30), p=1)], SIZE),
-    "rotate and cut the border": ([Rotate(limit=(-30, 30), crop_border=True, p=1)], SIZE),
+    "rotate and crop the border": ([Rotate(limit=(-30, 30), crop_border=True, p=1)], SIZE),
     "crop": ([RandomResizedCrop(size=(80, 96), scale=(0.4, 0.8), p=1)], SIZE),
     "all": (
         [
@@ -88,7 +88,7 @@ GEOMETRY = {
 
 @pytest.mark.parametrize("kind", ["translation", "rotation", "zoom"])
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_augmented_flow_explains_the_augmented_pair(name: str, kind: str) -> None:
+def test_augmented_flow_warps_the_augmented_pair(name: str, kind: str) -> None:
     steps, size = GEOMETRY[name]
     transform = Transform(size, steps)
     for seed in range(4):
@@ -102,7 +102,7 @@ def test_augmented_flow_explains_the_augmented_pair(name: str, kind: str) -> Non
         assert wrong > 2 * after
 
 
-def test_the_law_holds_on_procedural_clips() -> None:
+def test_augmented_flow_warps_procedural_clips() -> None:
     steps, size = GEOMETRY["all"]
     transform = Transform(size, steps)
     errors = []
@@ -113,13 +113,13 @@ def test_the_law_holds_on_procedural_clips() -> None:
         flows = (flow_out, np.zeros_like(flow_out), -flow_out)
         errors.append([warp_error(rgb[0], rgb[1], flow[0]), *(warp_error(first, second, f) for f in flows)])
     before, after, still, backwards = np.mean(errors, axis=0)
-    # What remains is what comes out from behind the objects.
+    # The remaining error is due to disocclusion.
     assert after <= 1.5 * before + 1
     assert still > 1.5 * after
     assert backwards > 2 * after
 
 
-def test_time_reversal_explains_the_pair_backwards() -> None:
+def test_time_reversal_warps_the_reversed_pair() -> None:
     first, second, flow = clip("translation", 0)
     _, reversed_flow = to_arrays(Transform(SIZE, [TimeReversal(p=1)])(second, flow, seed=0))
     assert warp_error(second, first, reversed_flow) < 2
@@ -138,7 +138,7 @@ def test_mask_follows_the_frame() -> None:
         assert (seen != out["mask"][0]).float().mean() < 0.04
 
 
-def test_colours_leave_flow_and_mask_alone() -> None:
+def test_colour_transforms_keep_flow_and_mask() -> None:
     first, _, flow = clip("rotation", 1)
     mask = (flow[..., 0] > 0).astype(np.uint8)
     plain = Transform(SIZE)(first, flow, mask)
@@ -148,7 +148,7 @@ def test_colours_leave_flow_and_mask_alone() -> None:
     assert not torch.equal(plain["rgb"], jitter["rgb"])
 
 
-def test_flow_noise_and_dropout_leave_the_frame_alone() -> None:
+def test_flow_noise_and_dropout_keep_the_frame() -> None:
     first, _, flow = clip("rotation", 1)
     plain = Transform(SIZE)(first, flow)
     noisy = Transform(SIZE, [FlowNoise(std=2, p=1)])(first, flow, seed=0)
@@ -161,7 +161,7 @@ def test_flow_noise_and_dropout_leave_the_frame_alone() -> None:
     assert not gone["flow"].any()
 
 
-def test_a_seed_decides_everything() -> None:
+def test_augmentation_is_deterministic_for_a_seed() -> None:
     first, _, flow = clip("rotation", 1)
     mask = (flow[..., 0] > 0).astype(np.uint8)
     steps = [*GEOMETRY["all"][0], A.ColorJitter(p=0.5), TimeReversal(p=0.5), FlowNoise(p=0.5), FlowDropout(p=0.5)]
@@ -193,7 +193,7 @@ def test_resized_flow_is_in_pixels_of_the_new_grid(
     np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), rtol=1e-4, atol=1e-4)
 
 
-def test_flow_of_another_size_fits_the_frame() -> None:
+def test_flow_of_another_size_is_resized_to_the_frame() -> None:
     first, _, flow = clip("translation", 0)
     half = resize_flow(flow, (SIZE[0] // 2, SIZE[1] // 2))
     out = Transform(SIZE, [HorizontalFlip(p=1)])(first, half, seed=0)
@@ -201,7 +201,7 @@ def test_flow_of_another_size_fits_the_frame() -> None:
     np.testing.assert_allclose(out["flow"][0].numpy(), -5, atol=1e-4)
 
 
-def test_input_is_not_changed() -> None:
+def test_inputs_are_not_modified() -> None:
     first, _, flow = clip("rotation", 1)
     before = first.copy(), flow.copy()
     steps = [*GEOMETRY["all"][0], TimeReversal(p=1), FlowNoise(p=1), FlowDropout(p=1)]
@@ -211,17 +211,17 @@ def test_input_is_not_changed() -> None:
     np.testing.assert_array_equal(flow, before[1])
 
 
-def test_a_transform_that_forgets_the_vectors_is_refused() -> None:
-    with pytest.raises(UserError, match="VerticalFlip moves pixels"):
+def test_geometric_transforms_without_flow_support_are_rejected() -> None:
+    with pytest.raises(UserError, match="VerticalFlip is a geometric transform"):
         Transform(SIZE, [A.VerticalFlip()])
-    with pytest.raises(UserError, match="Transpose moves pixels"):
+    with pytest.raises(UserError, match="Transpose is a geometric transform"):
         Transform(SIZE, [A.OneOf([HorizontalFlip(), A.Transpose()])])
     with pytest.raises(UserError, match="height and width"):
         Transform([512])
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.5])
-def test_at_another_scale_frame_mask_and_vectors_change_together(scale: float) -> None:
+def test_scale_applies_to_frame_mask_and_flow(scale: float) -> None:
     first, _, flow = clip("translation", 3)
     mask = np.zeros(SIZE, np.uint8)
     mask[30:60, 40:100] = 1
@@ -234,7 +234,7 @@ def test_at_another_scale_frame_mask_and_vectors_change_together(scale: float) -
     assert height % 32 == width % 32 == 0
     assert abs(height - 64 * scale) <= 16
     assert abs(width - 96 * scale) <= 16
-    # The same motion in pixels of the finer or coarser grid, and the same part of the picture.
+    # The same motion in pixels of the new grid, and the same region of the image.
     assert out["flow"][0].mean().item() == pytest.approx(5 * width / SIZE[1], rel=1e-4)
     assert out["flow"][1].mean().item() == pytest.approx(-3 * height / SIZE[0], rel=1e-4)
     assert out["mask"].mean().item() == pytest.approx(plain["mask"].mean().item(), abs=0.03)

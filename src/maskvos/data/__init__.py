@@ -1,7 +1,6 @@
-"""Reading, augmenting and loading videos."""
+"""Datasets, transforms, samplers and data loaders."""
 
 import os
 
-# albumentations looks on the network for a newer version of itself when it is imported, which is no business of a
-# training run; the variable must be set before that import.
+# Disable the online version check of albumentations; must be set before it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -1,9 +1,9 @@
-"""Joint augmentation of frame, optical flow and mask, by albumentations.
+"""Joint augmentation of frame, optical flow and mask with albumentations.
 
-A flow field is not a picture: what moves its pixels also changes its vectors. Mirroring negates u, scaling scales both
-components, rotation turns them, a crop leaves them alone. The geometric transforms below are albumentations' own with
-a third target, ``flow``, that does so. Any other albumentations transform that changes colours only can be put in a
-recipe as it is (it never sees the flow); one that moves pixels is refused.
+A geometric transform of a flow field must also transform its vectors: a flip negates u, resizing scales both
+components, a rotation rotates them, and a crop leaves them unchanged. The geometric transforms below extend those of
+albumentations by the target ``flow``. Colour transforms of albumentations can be used directly, as they do not affect
+flow; other geometric transforms are rejected.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ from maskvos.errors import UserError
 
 
 class _FlowTarget:
-    """Adds the target ``flow``, (H, W, 2) float32 in pixels, to an albumentations transform."""
+    """Mixin that adds the target ``flow``, (H, W, 2) float32 in pixels, to an albumentations transform."""
 
     def apply_to_flow(self, flow: np.ndarray, **params: Any) -> np.ndarray:
-        """Transform the field and its vectors."""
+        """Transform the flow field and its vectors."""
         raise NotImplementedError
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        """The targets of the albumentations transform, and the flow."""
+        """Targets of the albumentations transform, plus flow."""
         return {**super().targets, "flow": self.apply_to_flow}  # type: ignore[misc]
 
 
 class HorizontalFlip(_FlowTarget, A.HorizontalFlip):
-    """Mirror left and right; u changes its sign."""
+    """Flip left to right; negates u."""
 
     def apply_to_flow(self, flow: np.ndarray, **params: Any) -> np.ndarray:
-        """Mirror the field and negate u."""
-        mirrored = np.ascontiguousarray(flow[:, ::-1])
-        mirrored[..., 0] *= -1
-        return mirrored
+        """Flip the flow field and negate u."""
+        flipped = np.ascontiguousarray(flow[:, ::-1])
+        flipped[..., 0] *= -1
+        return flipped
 
 
 class Rotate(_FlowTarget, A.Rotate):
-    """Rotate about the centre, black outside (or cropped to what is inside: ``crop_border``); vectors turn with it."""
+    """Rotate about the centre and rotate the vectors; borders are black, or cropped with ``crop_border``."""
 
     def apply_to_flow(self, flow: np.ndarray, **params: Any) -> np.ndarray:
-        """Rotate the field and its vectors."""
+        """Rotate the flow field and its vectors."""
         rotated = self.apply(flow, **params)
-        # The matrix maps points of the old frame to the new one, so its linear part is what it does to vectors.
+        # The matrix maps points of the input to the output, so its linear part maps vectors.
         return cv2.transform(rotated, np.asarray(params["matrix"], dtype=np.float64)[:2, :2])
 
 
 class RandomResizedCrop(_FlowTarget, A.RandomResizedCrop):
-    """Cut a random part out and bring it to a size; vectors grow with the magnification, separately along x and y."""
+    """Crop a random region and resize it; vectors are scaled by the resize factors along x and y."""
 
     def apply_to_flow(self, flow: np.ndarray, **params: Any) -> np.ndarray:
-        """Crop and resize the field, and scale its vectors."""
+        """Crop and resize the flow field, and scale its vectors."""
         left, top, right, bottom = params["crop_coords"]
         return resize_flow(flow[top:bottom, left:right], tuple(self.size))
 
 
 class _FlowOnly(A.BasicTransform):
-    """A transform that the frame and the mask never see."""
+    """Base class of transforms of flow only."""
 
     def apply_to_flow(self, flow: np.ndarray, **params: Any) -> np.ndarray:
-        """Change the field."""
+        """Transform the flow field."""
         raise NotImplementedError
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
-        """The flow alone."""
+        """Flow only."""
         return {"flow": self.apply_to_flow}
 
 
 class TimeReversal(_FlowOnly):
-    """Play the clip backwards: the flow becomes that to the frame before, which is taken as the negative of the other.
+    """Reverse time: approximate the flow to the previous frame by negating the flow to the next frame.
 
-    That is exact for constant velocity, and is the rule by which the last frame of a video gets its flow.
+    Exact for constant velocity. The last frame of a video gets its flow by the same rule.
     """
 
     def apply_to_flow(self, flow: np.ndarray, **params: Any) -> np.ndarray:
@@ -87,12 +87,12 @@ class TimeReversal(_FlowOnly):
 
 
 class FlowNoise(_FlowOnly):
-    """Add normal noise that is smooth over some pixels, as errors of flow estimators are.
+    """Add spatially smooth Gaussian noise, similar to the errors of flow estimators.
 
     Args:
-        std: Largest standard deviation, in pixels; drawn uniformly from 0 to it.
-        grid: Distance, in pixels, over which the noise is interpolated.
-        p: Probability.
+        std: Maximum standard deviation in pixels; drawn uniformly from [0, std].
+        grid: Spacing in pixels of the grid from which the noise is interpolated.
+        p: Probability of applying the transform.
     """
 
     def __init__(self, std: float = 1.0, grid: int = 16, p: float = 0.5) -> None:
@@ -110,13 +110,13 @@ class FlowNoise(_FlowOnly):
 
 
 class FlowDropout(_FlowOnly):
-    """Forget the motion, in rectangles or everywhere, so that the network does not rely on it alone.
+    """Set flow to zero in rectangles or everywhere, so that the network does not rely on motion alone.
 
     Args:
-        holes: Largest number of rectangles; from one to so many are drawn.
-        size: Largest side of a rectangle, as a share of the field's side.
-        whole: Probability that the whole field is dropped instead.
-        p: Probability.
+        holes: Maximum number of rectangles; drawn from [1, holes].
+        size: Maximum side of a rectangle, as a fraction of the side of the field.
+        whole: Probability of dropping the entire field instead.
+        p: Probability of applying the transform.
     """
 
     def __init__(self, holes: int = 4, size: float = 0.3, whole: float = 0.1, p: float = 0.1) -> None:
@@ -140,7 +140,7 @@ class FlowDropout(_FlowOnly):
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a picture: averaging where it shrinks, so that fine texture does not alias, linear where it grows.
+    """Resize an image: area averaging for downscaling, to avoid aliasing, else bilinear.
 
     Args:
         image: (H, W, C) uint8 or float32.
@@ -149,12 +149,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     if image.shape[:2] == (height, width):
         return image
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    downscale = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if downscale else cv2.INTER_LINEAR)
 
 
 def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a flow field, and scale its vectors to pixels of the new grid.
+    """Resize a flow field and scale its vectors to pixels of the new grid.
 
     Args:
         flow: (H, W, 2) float32, pixels of its own grid, x then y.
@@ -171,7 +171,7 @@ def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask by the nearest pixel (its centre), so that it stays 0 or 1.
+    """Resize a mask by exact nearest-neighbour interpolation, so that it stays binary.
 
     Args:
         mask: (H, W) uint8.
@@ -184,27 +184,27 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class Transform:
-    """Augment, bring to the network's size, turn into tensors.
+    """Augment, resize to the network's input size, and convert to tensors.
 
     Args:
-        size: Height and width that the network sees, pixels.
-        augment: Albumentations transforms, applied in this order at the frame's own size; None or empty: none.
+        size: Input height and width of the network, pixels.
+        augment: Albumentations transforms, applied in order at original resolution; None or empty: no augmentation.
 
     Raises:
-        UserError: A size that is not two positive numbers, or a transform that moves pixels and would forget the flow.
+        UserError: The size is not two positive numbers, or a geometric transform does not support flow.
     """
 
     def __init__(self, size: Sequence[int], augment: Sequence[A.BasicTransform] | None = None) -> None:
         if len(size) != 2 or min(size) < 1:
-            raise UserError(f"size {list(size)}: expected height and width in pixels, such as [512, 512]")
+            raise UserError(f"size {list(size)}: expected height and width in pixels, e.g. [512, 512]")
         self.size = (int(size[0]), int(size[1]))
         for step in _flatten(augment or ()):
             if not isinstance(step, A.ImageOnlyTransform) and "flow" not in step.targets:
                 raise UserError(
-                    f"augment: {type(step).__name__} moves pixels and does not know the flow's vectors; "
-                    "use one of maskvos.data.transforms, or a transform of colours only"
+                    f"augment: {type(step).__name__} is a geometric transform without support for flow; use one of "
+                    "maskvos.data.transforms, or a colour transform"
                 )
-        # Frame, flow and mask come at one size already; the check would cost more than a mirror.
+        # Frame, flow and mask have the same size already; the check would be slower than a flip.
         self.augment = A.Compose(list(augment), is_check_shapes=False) if augment else None
 
     def __call__(
@@ -220,13 +220,13 @@ class Transform:
 
         Args:
             rgb: (H, W, 3) uint8.
-            flow: (H', W', 2) float32, pixels of its own grid, x then y; of another size where it was computed so.
+            flow: (H', W', 2) float32, pixels of its own grid, x then y; precomputed flow may differ in size.
             mask: (H, W) uint8, 0 or 1, or None.
-            seed: The same seed makes the same random choices, in any process; None: go on from the last call.
-            scale: The result is of so many times ``size``, see `scaled`.
+            seed: Seed of the augmentation, reproducible in any process; None: continue the random state.
+            scale: Multiplies ``size``, see `scaled`.
 
         Returns:
-            ``rgb`` (3, h, w) float32 in [0, 1], ``flow`` (2, h, w) float32 in pixels of that grid, and, when a mask was
+            ``rgb`` (3, h, w) float32 in [0, 1], ``flow`` (2, h, w) float32 in pixels of that grid, and, if a mask was
             given, ``mask`` (1, h, w) float32.
         """
         if self.augment is not None:
@@ -246,11 +246,11 @@ class Transform:
         return out
 
     def of_flow(self, flow: np.ndarray, scale: float = 1.0) -> Tensor:
-        """A flow map alone, without augmentation.
+        """Resize a flow map and convert it to a tensor, without augmentation.
 
         Args:
             flow: (H, W, 2) float32, pixels of its own grid, x then y.
-            scale: As for a sample.
+            scale: Multiplies ``size``, see `scaled`.
 
         Returns:
             (2, h, w) float32, pixels of that grid.
@@ -259,7 +259,7 @@ class Transform:
 
 
 def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """A size times a factor, in multiples of 32 pixels, the coarsest stride of the networks; times 1 it stays."""
+    """Multiply a size and round it to multiples of 32 pixels, the largest stride of the networks; 1 keeps the size."""
     if scale == 1:
         return size
     height, width = (max(1, round(side * scale / 32)) * 32 for side in size)
@@ -267,7 +267,7 @@ def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def _flatten(steps: Sequence[Any]) -> Iterator[A.BasicTransform]:
-    """The single transforms of a recipe, those inside of ``OneOf`` and its like included."""
+    """Yield all transforms, including those nested in ``OneOf`` and other compositions."""
     for step in steps:
         if isinstance(step, A.BaseCompose):
             yield from _flatten(step.transforms)

@@ -224,9 +224,7 @@ def _match(
         names = [frame.name for frame in video.frames]
         extra = sorted(set(files) - set(names))
         mismatches.extra += [f"{video.name}/{files[name].name}" for name in extra]
-        mismatches.extra += [
-            f"{video.name}/{path.name} (beside {files[path.stem].name})" for path in layout.duplicates(files)
-        ]
+        mismatches.extra += [f"{video.name}/{p.name} (beside {files[p.stem].name})" for p in layout.duplicates(files)]
         needed = {frame.name for frame in video.annotated if not protocol.trimmed(frame.name, names)}
         if not files:
             mismatches.missing.append(f"{video.name} (all {len(needed)} frames)")
@@ -234,9 +232,8 @@ def _match(
             if frame.mask is None or (frame.name not in files and frame.name not in needed):
                 continue
             if frame.name not in files:
-                mismatches.missing += (
-                    [f"{video.name}/{frame.name}{layout.misnamed_hint(frame.name, extra)}"] if files else []
-                )
+                if files:
+                    mismatches.missing.append(f"{video.name}/{frame.name}{layout.misnamed_hint(frame.name, extra)}")
                 if missing != "zero":
                     continue
             like = frame.image if video.masks.any_size else None

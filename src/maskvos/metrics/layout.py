@@ -105,7 +105,7 @@ def duplicates(files: dict[str, Path]) -> list[Path]:
 
 
 def prediction_files(folder: Path, soft: bool) -> dict[str, Path]:
-    """Predictions of a sequence by frame, in its folder or in ``masks`` or ``soft`` below (`soft`: the latter first)."""
+    """Predictions of a sequence by frame, in its folder, ``masks`` or ``soft`` below (`soft`: the latter first)."""
     inner = ("soft", "masks") if soft else ("masks", "soft")
     return next((files for files in map(_images, (folder, *(folder / name for name in inner))) if files), {})
 

@@ -10,6 +10,7 @@ package ``pysodmetrics`` up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -135,14 +136,12 @@ class Saliency:
     @property
     def adaptive_f(self) -> float:
         """See `adaptive_f`."""
-        above, totals = self._above_adaptive(), self.histogram.sum(axis=1)
-        return float(_f(above[:, None], totals)[0])
+        return self._adaptive(_f)
 
     @property
     def adaptive_e(self) -> float:
         """See `adaptive_e`."""
-        above, totals = self._above_adaptive(), self.histogram.sum(axis=1)
-        return float(_e(above[:, None], totals)[0])
+        return self._adaptive(_e)
 
     @property
     def s(self) -> float:
@@ -152,31 +151,31 @@ class Saliency:
     def s_measure(self, alpha: float) -> float:
         """See `s_measure`."""
         background, foreground = self.histogram
-        share = foreground.sum() / self.histogram.sum()
+        fraction = foreground.sum() / self.histogram.sum()
         mean = float((self.histogram.sum(axis=0) @ self.values) / self.histogram.sum())
-        if share == 0 or (self.structure == "torch" and share < _TINY_TRUTH):
+        if fraction == 0 or (self.structure == "torch" and fraction < _TINY_TRUTH):
             return 1 - mean
-        if share == 1:
+        if fraction == 1:
             return mean
-        objects = share * _object_score(foreground, self.values) + (1 - share) * _object_score(
-            background, 1 - self.values
-        )
+        inside, outside = _object_score(foreground, self.values), _object_score(background, 1 - self.values)
+        objects = fraction * inside + (1 - fraction) * outside
         return float(max(0.0, alpha * objects + (1 - alpha) * self._region_score()))
 
-    def _above_adaptive(self) -> np.ndarray:
-        """(2,) background and foreground pixels at or above twice the mean of the map (at most 1)."""
+    def _adaptive(self, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+        """F- or E-measure of the map thresholded at twice its mean (at most 1)."""
         mean = (self.histogram.sum(axis=0) @ self.values) / self.histogram.sum()
-        return self.histogram[:, self.values >= min(2 * mean, 1.0)].sum(axis=1)
+        above = self.histogram[:, self.values >= min(2 * mean, 1.0)].sum(axis=1)
+        return float(measure(above[:, None], self.histogram.sum(axis=1))[0])
 
     def _region_score(self) -> float:
         (row, column), (height, width) = self.split, self.shape
         area = height * width
-        shares = [column * row / area, row * (width - column) / area, (height - row) * column / area]
-        shares.append(1 - sum(shares))
+        weights = [column * row / area, row * (width - column) / area, (height - row) * column / area]
+        weights.append(1 - sum(weights))
         sizes = [(row, column), (row, width - column), (height - row, column), (height - row, width - column)]
         return sum(
-            share * _ssim(counts, self.values, size, self.shape)
-            for counts, share, size in zip(self.quadrants, shares, sizes, strict=True)
+            weight * _ssim(counts, self.values, size, self.shape)
+            for counts, weight, size in zip(self.quadrants, weights, sizes, strict=True)
             if counts.any()
         )
 
@@ -375,13 +374,13 @@ def _ssim(counts: np.ndarray, values: np.ndarray, size: tuple[int, int], shape: 
         mean = np.full(shape, values[present[0]])[: size[0], : size[1]].mean()
     else:
         mean = counts.sum(axis=0) @ values / pixels
-    share = counts[1].sum() / pixels
+    fraction = counts[1].sum() / pixels
     scale = pixels - 1 + EPS
     variance = counts.sum(axis=0) @ (values - mean) ** 2 / scale
-    variance_truth = pixels * share * (1 - share) / scale
-    covariance = (counts[1] @ (values - mean) * (1 - share) - counts[0] @ (values - mean) * share) / scale
-    numerator = 4 * mean * share * covariance
-    denominator = (mean**2 + share**2) * (variance + variance_truth)
+    variance_truth = pixels * fraction * (1 - fraction) / scale
+    covariance = (counts[1] @ (values - mean) * (1 - fraction) - counts[0] @ (values - mean) * fraction) / scale
+    numerator = 4 * mean * fraction * covariance
+    denominator = (mean**2 + fraction**2) * (variance + variance_truth)
     if numerator != 0:
         return float(numerator / (denominator + EPS))
     return 1.0 if denominator == 0 else 0.0

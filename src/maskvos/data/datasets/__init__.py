@@ -1,1 +1,1 @@
-"""One disk layout per module: each function has the module's name and returns a list of videos."""
+"""Datasets, one per module: a function of the module's name that returns a list of videos."""

@@ -1,9 +1,9 @@
-"""DAVIS-2016 and DAVIS-2017 as their owners publish them (https://davischallenge.org).
+"""DAVIS-2016 and DAVIS-2017 in their official layout (https://davischallenge.org).
 
-Two forms of list exist, and either may lie under ``ImageSets``: the 2016 release names every frame with its mask
-(``/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png``, in ``ImageSets/<resolution>``), the 2017 release
-names sequences (``bear``, in ``ImageSets/2016`` and ``ImageSets/2017``). The many objects of the 2017 masks are palette
-indices; whatever is not index 0 is foreground.
+``ImageSets`` has lists in one of two formats. The 2016 release lists each frame with its mask
+(``/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png``, in ``ImageSets/<resolution>``); the 2017 release
+lists sequences (``bear``, in ``ImageSets/2016`` and ``ImageSets/2017``). The masks of 2017 have several objects as
+palette indices; all indices but 0 are foreground.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from maskvos.data.datasets.listing import (
 from maskvos.errors import UserError, nearest
 from maskvos.types import Frame, Video
 
-# Training must not choose its checkpoint on the official validation split, which is where the field reports its
-# results. These sequences of the train split (an animal, a vehicle, people; both years have them) are kept out of
-# training and serve that choice instead.
+# Results are reported on the official val split, so checkpoints must not be selected on it. These sequences of the
+# train split of both years (an animal, a vehicle, people) are held out for checkpoint selection instead.
 HOLD_OUT = ("bus", "dance-jump", "mallard-fly", "scooter-gray")
 
 LAYOUT = "JPEGImages/{resolution}/<sequence>/*.jpg with Annotations/{resolution}/<sequence>/*.png and ImageSets/"
@@ -47,25 +46,25 @@ def davis(
     """List DAVIS.
 
     Args:
-        root: The folder that holds ``JPEGImages``, ``Annotations`` and ``ImageSets``.
-        split: ``train`` (the official one without ``hold_out``), ``held_out`` (the other part of it), or an official
-            split as it is: ``val``, ``trainval``, and for 2017 ``test-dev`` and ``test-challenge`` (no masks needed).
+        root: Folder with ``JPEGImages``, ``Annotations`` and ``ImageSets``.
+        split: ``train`` (the official split without ``hold_out``), ``held_out`` (those sequences only), or an official
+            split: ``val``, ``trainval``, and for 2017 ``test-dev`` and ``test-challenge`` (masks are optional).
         year: 2016 or 2017.
-        resolution: ``480p``, or ``full`` (the folder ``1080p`` of 2016 or ``Full-Resolution`` of 2017).
-        sequences: Only these; None: all of the split.
-        hold_out: Sequences of the official train split that training does not see; empty: train on all of it.
+        resolution: ``480p``, or ``full`` (``1080p`` in the 2016 release, ``Full-Resolution`` in 2017).
+        sequences: Select these sequences; None: all.
+        hold_out: Sequences of the official train split to exclude from training; empty: train on all.
         annotations: Folder of the masks; ``Annotations_unsupervised`` for the 2019 unsupervised challenge.
 
     Returns:
-        One video per sequence, every frame with its mask.
+        One video per sequence, with a mask for each frame.
 
     Raises:
-        UserError: An unknown split, year or sequence; a missing folder, list, frame or mask (all of them at once).
+        UserError: Unknown split, year or sequence; missing folder, list, frames or masks (all are listed).
     """
     if year not in SPLITS:
-        raise UserError(f"DAVIS: no year {year}; choose one of: {', '.join(map(str, SPLITS))}")
+        raise UserError(f"DAVIS: unknown year {year}; choose one of: {', '.join(map(str, SPLITS))}")
     if split != "held_out" and split not in SPLITS[year]:
-        raise UserError(f"DAVIS-{year}: no split '{split}'; {nearest(split, (*SPLITS[year], 'held_out'))}")
+        raise UserError(f"DAVIS-{year}: unknown split '{split}'; {nearest(split, (*SPLITS[year], 'held_out'))}")
     name = f"DAVIS-{year}"
     root = Path(root)
     folder = _resolution_folder(root, resolution)
@@ -88,31 +87,30 @@ def davis(
     problems = Problems(name)
     dense = not split.startswith("test")
     videos = [_sequence(root, sequence, listed[sequence], folder, annotations, dense, problems) for sequence in chosen]
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+    return problems.finish(videos)
 
 
 def _resolution_folder(root: Path, resolution: str) -> str:
-    """The folder's name of a resolution: full resolution has another one in each release."""
+    """Folder name of a resolution; that of full resolution depends on the release."""
     if resolution != "full":
         return resolution
     return "Full-Resolution" if (root / "JPEGImages" / "Full-Resolution").is_dir() else "1080p"
 
 
 def _read_list(root: Path, split: str, year: int, folder: str, name: str) -> dict[str, list[tuple[str, str]] | None]:
-    """Read the list of a split in either form.
+    """Read the list of a split in either format.
 
     Returns:
-        Sequence to its listed (frame, mask) file names, or to None where the list names no frames.
+        Sequence to its listed (frame, mask) file names, or to None if the list has no frames.
     """
     places = [root / "ImageSets" / str(year) / f"{split}.txt"]
     if year == 2016:
-        # The 2016 release's own list comes first: it says which frames there must be.
+        # Prefer the list of the 2016 release, which names the required frames.
         places.insert(0, root / "ImageSets" / folder / f"{split}.txt")
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        looked = " or ".join(str(place) for place in places)
-        raise UserError(f"{name}: no list of split '{split}' under {root}; expected {looked}, see README#datasets")
+        searched = " or ".join(str(place) for place in places)
+        raise UserError(f"{name}: no list of split '{split}' under {root}; expected {searched}, see README#datasets")
     listed: dict[str, list[tuple[str, str]] | None] = {}
     for number, line in enumerate(read_names(file, name), start=1):
         parts = line.split()
@@ -139,7 +137,7 @@ def _sequence(
     dense: bool,
     problems: Problems,
 ) -> Video | None:
-    """One sequence: by its list of frames, or by what lies in its folders."""
+    """Build a sequence from its list of frames, or from its folders if there is no list."""
     image_folder = root / "JPEGImages" / folder / name
     mask_folder = root / annotations / folder / name
     images, masks = files_by_name(image_folder), files_by_name(mask_folder)
@@ -154,13 +152,13 @@ def _sequence(
         if mask.rpartition(".")[0] != stem:
             problems.add(f"the list pairs the frame {name}/{image} with the mask {mask}; expected one of the same name")
             continue
-        # The folders' listings stand for one look-up per file on disk.
+        # Use the directory listings instead of one disk access per file.
         if stem in images and stem in masks:
             frames.append(Frame(stem, images[stem], masks[stem]))
             continue
-        for path, there in ((image_folder / image, images), (mask_folder / mask, masks)):
-            if stem not in there:
-                problems.add(f"the list names {path}, which is not there; download the data set again or correct it")
+        for path, present in ((image_folder / image, images), (mask_folder / mask, masks)):
+            if stem not in present:
+                problems.add(f"the list names {path}, which does not exist; download the dataset again or fix the list")
     unlisted = sorted((images.keys() | masks.keys()) - stems)
     if unlisted:
         text = f"sequence '{name}': {len(unlisted)} frames are in its folder but not in the list: {unlisted[:5]}"

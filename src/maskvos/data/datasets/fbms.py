@@ -1,9 +1,9 @@
 """FBMS-59, the Freiburg-Berkeley motion segmentation dataset (Ochs, Malik and Brox, PAMI 2014).
 
-As its owners publish it: ``Trainingset`` and ``Testset`` hold a folder per sequence with ``.jpg`` frames
-(``bear01_0001.jpg``) and a folder ``GroundTruth``, in which a few frames are annotated: coloured ``.ppm`` on white,
-grey ``.pgm`` on black, or ``.png`` of the 2016 revision on black. ``<sequence>Def.dat`` lists the regions (region 0 is
-the background) with the value that they have in the images, and says which ground truth belongs to which frame.
+Official layout: ``Trainingset`` and ``Testset`` have a folder per sequence with ``.jpg`` frames (``bear01_0001.jpg``)
+and a folder ``GroundTruth`` with masks of a few frames: ``.ppm`` with colours on white, ``.pgm`` with grey levels on
+black, or ``.png`` of the 2016 revision on black. ``<sequence>Def.dat`` lists the regions (region 0 is the background)
+with their mask values, and the frame of each mask.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAME = "FBMS-59"
 SPLITS = {"train": "Trainingset", "test": "Testset"}
 WHITE = 0xFFFFFF
 
-# Regions beside region 0 that the field counts as background: things that do not move by themselves.
+# Regions other than 0 that are counted as background in the literature: objects that do not move.
 STILL_REGIONS = {"marple2": (2, 4), "marple7": (2,), "marple10": (2,), "marple13": (2,)}
 
 _NUMBER = re.compile(r"\d+")
@@ -38,18 +38,18 @@ def fbms(root: Path | str, split: str = "train", sequences: Sequence[str] | None
     """List FBMS-59.
 
     Args:
-        root: The folder that holds ``Trainingset`` and ``Testset``.
+        root: Folder with ``Trainingset`` and ``Testset``.
         split: ``train`` (29 sequences) or ``test`` (30).
-        sequences: Only these; None: all.
+        sequences: Select these sequences; None: all.
 
     Returns:
-        One video per sequence with all of its frames; only a few of them have masks.
+        One video per sequence with all frames; only a few have masks.
 
     Raises:
-        UserError: A missing folder; a sequence without frames or ground truth; a ground truth without its frame.
+        UserError: Missing folder, sequence without frames or masks, or mask without a frame.
     """
     if split not in SPLITS:
-        raise UserError(f"{NAME}: no split '{split}'; {nearest(split, SPLITS)}")
+        raise UserError(f"{NAME}: unknown split '{split}'; {nearest(split, SPLITS)}")
     folder = require_folder(
         NAME, root, SPLITS[split], expected=f"{SPLITS[split]}/<sequence>/*.jpg with <sequence>/GroundTruth"
     )
@@ -57,16 +57,15 @@ def fbms(root: Path | str, split: str = "train", sequences: Sequence[str] | None
     names = pick(subfolders(folder), sequences, f"{NAME} {split}")
     videos = [_sequence(folder / name, problems) for name in names]
     if not names:
-        problems.add(f"no sequence in {folder}; expected a folder for each, with frames and GroundTruth")
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+        problems.add(f"no sequence in {folder}; expected one folder per sequence, with frames and GroundTruth")
+    return problems.finish(videos)
 
 
 def _sequence(folder: Path, problems: Problems) -> Video | None:
-    """One sequence."""
+    """Build one sequence."""
     truth = folder / "GroundTruth"
     if not truth.is_dir():
-        problems.add(f"sequence '{folder.name}': no folder {truth}; expected masks such as {folder.name}_0001_gt.ppm")
+        problems.add(f"sequence '{folder.name}': no folder {truth}; expected masks, e.g. {folder.name}_0001_gt.ppm")
         return None
     images = files_by_name(folder, {".jpg", ".jpeg", ".png"})
     masks, suffix = _masks(truth)
@@ -78,7 +77,7 @@ def _sequence(folder: Path, problems: Problems) -> Video | None:
     for stem, mask in masks.items():
         frame = _frame_of(stem, pairs, images)
         if frame is None:
-            problems.add(f"no frame for the mask {mask}; expected an image of its name in {folder}")
+            problems.add(f"no frame for the mask {mask}; expected an image of the same name in {folder}")
         else:
             matched[frame] = mask
     rule = _rule(folder.name, suffix, values)
@@ -86,9 +85,9 @@ def _sequence(folder: Path, problems: Problems) -> Video | None:
 
 
 def _masks(truth: Path) -> tuple[dict[str, Path], str]:
-    """The masks of a sequence by their name, and the one format that is used where there are several.
+    """Masks of a sequence by stem, in the first format that exists, and its extension.
 
-    The owners' files come first; ``PROB`` files are confidences and no masks.
+    The original release is preferred; ``PROB`` files are confidences, not masks.
     """
     for suffix in (".ppm", ".pgm", ".png"):
         found = files_by_name(truth, {suffix})
@@ -101,8 +100,8 @@ def _masks(truth: Path) -> tuple[dict[str, Path], str]:
 def _frame_of(stem: str, pairs: Mapping[str, str], images: Mapping[str, Path]) -> str | None:
     """Name of the frame that a mask belongs to.
 
-    The definition's pair comes first, then the same name, then the same number within the sequence, where the number is
-    written with other zeros (``001_gt.png`` for ``bear01_0001.jpg``).
+    In order of preference: the pair in the definition, the same name, the same frame number with different zero padding
+    (``001_gt.png`` for ``bear01_0001.jpg``).
     """
     named = pairs.get(stem, "")
     if named in images:
@@ -121,10 +120,10 @@ def _last_number(name: str) -> int | None:
 
 
 def _read_definition(file: Path) -> tuple[list[int], dict[str, str]]:
-    """Read ``<sequence>Def.dat``: titles that end with a colon, each with its value on the next line.
+    """Read ``<sequence>Def.dat``: titles that end with a colon, followed by a line with the value.
 
     Returns:
-        The value of every region in the masks (grey level, or 65536 R + 256 G + B), and mask name to frame name.
+        Mask value of each region (grey level, or 65536 R + 256 G + B), and mask name to frame name.
     """
     lines = [line.strip() for line in file.read_text(encoding="latin-1").splitlines()]
     lines = [line for line in lines if line]
@@ -143,7 +142,7 @@ def _read_definition(file: Path) -> tuple[list[int], dict[str, str]]:
 
 
 def _rule(name: str, suffix: str, values: Sequence[int]) -> MaskRule:
-    """Which values of a sequence's masks are background."""
+    """Background values of the masks of a sequence."""
     if suffix == ".png":
         return MaskRule()
     regions = (0, *STILL_REGIONS.get(name, ()))

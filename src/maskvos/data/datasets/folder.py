@@ -1,33 +1,34 @@
-"""Any video of one's own: a movie file, a folder of frames, or a folder of such things; no masks."""
+"""User videos without masks: a movie file, a folder of frames, or a folder of these."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from maskvos.data.datasets.listing import IMAGES, MOVIES, files_by_name, natural, subfolders
+from maskvos.data.datasets.listing import IMAGES, MOVIES, files_by_name, subfolders
 from maskvos.errors import UserError
+from maskvos.text import natural
 from maskvos.types import Frame, Video
 
 EXPECTED = "expected a movie file, a folder of frames, or a folder of such folders and movie files"
 
 
 def folder(root: Path | str | None) -> list[Video]:
-    """List whatever videos lie at a place.
+    """List user videos.
 
     Args:
-        root: A movie file (any that the decoder can read, whatever its suffix), a folder of images (the frames of one
-            video, in natural order of their names), or a folder that holds movie files and folders of images.
+        root: A movie file (with any extension), a folder of images (the frames of one video, in natural order of their
+            names), or a folder with movie files and folders of images.
 
     Returns:
-        The videos, in natural order of their names; none has masks.
+        The videos, in natural order of their names, without masks.
 
     Raises:
-        UserError: Nothing given, nothing there, no image or movie in the folder, frames and movies mixed in one folder,
-            or two videos of one name.
+        UserError: No input, missing path, no image or movie in the folder, frames and movies in the same folder, or two
+            videos of the same name.
     """
     if root is None or not str(root):
-        raise UserError(f"no input given; say input=<path>: {EXPECTED}")
-    # An absolute path names a video even where the user says input=. from inside its folder.
+        raise UserError(f"no input given; set input=<path>: {EXPECTED}")
+    # The absolute path gives the video a name even for input=.
     root = Path(root).expanduser().absolute()
     if root.is_file():
         return [_file(root)]
@@ -40,7 +41,7 @@ def folder(root: Path | str | None) -> list[Video]:
         if movies or inside:
             other = next(iter(movies.values()), None) or root / inside[0]
             raise UserError(
-                f"{root}: images lie beside {other.name}; give either a folder of frames or a folder of videos"
+                f"{root}: it contains both images and {other.name}; give a folder of frames or a folder of videos"
             )
         return [_frames(root, images)]
     if not movies and not inside:
@@ -50,19 +51,21 @@ def folder(root: Path | str | None) -> list[Video]:
         )
     twice = sorted(set(movies) & set(inside))
     if twice:
-        raise UserError(f"{root}: both a folder and a movie are called '{twice[0]}'; results go by name, so rename one")
+        raise UserError(
+            f"{root}: both a folder and a movie are called '{twice[0]}'; video names must be unique, so rename one"
+        )
     videos = [_file(path) for path in movies.values()]
     videos += [_frames(root / name, files_by_name(root / name)) for name in inside]
     return sorted(videos, key=lambda video: natural(video.name))
 
 
 def _file(path: Path) -> Video:
-    """A single file: an image is a video of one frame, anything else is taken for a movie."""
+    """Single file: an image becomes a video of one frame, anything else is a movie."""
     if path.suffix.lower() in IMAGES:
         return Video(path.stem, (Frame(path.stem, path),), dataset="folder")
     return Video(path.stem, file=path, dataset="folder")
 
 
 def _frames(path: Path, images: dict[str, Path]) -> Video:
-    """A folder of images."""
+    """Folder of frames."""
     return Video(path.name, tuple(Frame(name, image) for name, image in images.items()), dataset="folder")

@@ -1,4 +1,4 @@
-"""Still images with saliency masks, for samples without motion: DUTS (Wang et al., CVPR 2017) and sets like it."""
+"""Image saliency datasets, for samples without motion: DUTS (Wang et al., CVPR 2017) and similar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from maskvos.data.datasets.listing import Problems, build_video, files_by_name, require_folder
 from maskvos.types import MaskRule, Video
 
-# Grey maps with soft edges: the field's binary truth is what lies above half.
+# Greyscale masks with soft edges are binarised at one half.
 RULE = MaskRule(above=127)
 
 
@@ -17,39 +17,38 @@ def image_saliency(
     masks: str = "DUTS-TR/DUTS-TR-Mask",
     name: str = "DUTS",
 ) -> list[Video]:
-    """List a set of still images.
+    """List an image saliency dataset.
 
     Args:
-        root: The set's folder.
-        images: Folder of the pictures below it.
-        masks: Folder of the masks below it, of the same names.
-        name: Name of the set.
+        root: Root folder of the dataset.
+        images: Folder of the images, below ``root``.
+        masks: Folder of the masks, below ``root``; files are matched by name.
+        name: Name of the dataset.
 
     Returns:
-        One video of one frame per picture.
+        One video of a single frame per image.
 
     Raises:
-        UserError: A missing folder; a picture without mask or a mask without picture.
+        UserError: Missing folder, image without a mask, or mask without an image.
     """
     layout = f"{images}/*.jpg with {masks}/*.png"
     image_folder = require_folder(name, root, *images.split("/"), expected=layout)
     mask_folder = require_folder(name, root, *masks.split("/"), expected=layout)
     problems = Problems(name)
-    pictures, truths = files_by_name(image_folder), files_by_name(mask_folder)
-    if not pictures:
-        problems.add(f"no picture in {image_folder}; expected {layout}")
+    found_images, found_masks = files_by_name(image_folder), files_by_name(mask_folder)
+    if not found_images:
+        problems.add(f"no image in {image_folder}; expected {layout}")
     videos = [
         build_video(
             stem,
-            {stem: picture},
-            {stem: truths[stem]} if stem in truths else {},
+            {stem: image},
+            {stem: found_masks[stem]} if stem in found_masks else {},
             problems,
             masks_folder=mask_folder,
             rule=RULE,
         )
-        for stem, picture in pictures.items()
+        for stem, image in found_images.items()
     ]
-    for stem in truths.keys() - pictures.keys():
-        problems.add(f"no picture for the mask {truths[stem]}; expected one of its name in {image_folder}")
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+    for stem in found_masks.keys() - found_images.keys():
+        problems.add(f"no image for the mask {found_masks[stem]}; expected one of the same name in {image_folder}")
+    return problems.finish(videos)

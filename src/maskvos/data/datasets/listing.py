@@ -1,45 +1,43 @@
-"""What every disk layout needs: folders that must exist, files found by name, problems collected and told at once.
+"""Shared helpers to list datasets: required folders, files by name, and collecting all problems into one error.
 
-Listing looks at folders only; no image is opened, so that a list of 100,000 frames takes a second.
+Listing reads directories only and opens no image, so 100,000 frames take about a second.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from maskvos.errors import UserError, nearest
+from maskvos.text import natural
 from maskvos.types import Frame, MaskRule, Video
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 FLOWS = IMAGES | {".flo"}
 MOVIES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"})
 
-_DIGITS = re.compile(r"(\d+)")
-
 
 class ExtraDataWarning(UserWarning):
-    """Something lies in a dataset's folder that no list mentions; training goes on without it."""
+    """Files in a dataset folder that no list mentions; they are ignored."""
 
 
 class ListingError(UserError):
-    """Several things are wrong with a dataset; its text shows the first ones only.
+    """A dataset has problems; the message shows the first ones only.
 
     Attributes:
-        problems: All of them.
+        problems: All problems.
     """
 
     problems: tuple[str, ...] = ()
 
 
 class Problems:
-    """Collects what is wrong with a dataset, so that all of it is told at once.
+    """Collects the problems of a dataset, to report all of them at once.
 
     Args:
-        dataset: Name of the dataset, which every message starts with.
+        dataset: Name of the dataset, with which each message starts.
     """
 
     SHOWN = 20
@@ -49,17 +47,17 @@ class Problems:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Remember one problem: the path and what was expected of it."""
+        """Add a problem: the path and what was expected."""
         self.found.append(problem)
 
-    def raise_any(self) -> None:
-        """Tell all problems in one error.
+    def finish(self, videos: Iterable[Video | None]) -> list[Video]:
+        """Return the videos, without None, or raise one error for all problems.
 
         Raises:
-            ListingError: There are problems; its text has one per line, at most `SHOWN` of them.
+            ListingError: There are problems; the message has one per line, at most `SHOWN`.
         """
         if not self.found:
-            return
+            return [video for video in videos if video is not None]
         problems = tuple(f"{self.dataset}: {problem}" for problem in self.found)
         shown = list(problems[: self.SHOWN])
         if len(problems) > len(shown):
@@ -69,25 +67,20 @@ class Problems:
         raise error
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts ``frame2`` before ``frame10``."""
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part]
-
-
 def require_folder(dataset: str, root: Path | str, *parts: str, expected: str) -> Path:
-    """A folder of a dataset that must be there.
+    """Path of a folder that must exist.
 
     Args:
-        dataset: Name of the dataset, for the message.
-        root: Where the dataset lies.
-        parts: The folder below ``root``.
-        expected: The layout below ``root``, for the message: ``"Testset/<sequence>/*.jpg"``.
+        dataset: Name of the dataset, for the error message.
+        root: Root folder of the dataset.
+        parts: Path components below ``root``.
+        expected: Expected layout below ``root``, for the error message, e.g. ``"Testset/<sequence>/*.jpg"``.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: It is not there, or is not a folder.
+        UserError: The folder does not exist.
     """
     root = Path(root)
     folder = root.joinpath(*parts)
@@ -95,31 +88,31 @@ def require_folder(dataset: str, root: Path | str, *parts: str, expected: str) -
         missing = "/".join(parts) or root.name
         where = root if parts else root.parent
         raise UserError(
-            f"{dataset}: no folder '{missing}' under {where}; expected {root / expected}; get it (README#datasets) or "
-            "say where it lies: paths.data=<folder above it>, or data.root=<its folder>"
+            f"{dataset}: no folder '{missing}' under {where}; expected {root / expected}; download it "
+            "(README#datasets) or give its location: paths.data=<parent folder>, or data.root=<its folder>"
         )
     return folder
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, in natural order; hidden ones are left out."""
+    """Names of the subfolders in natural order, without hidden ones."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
     return sorted(names, key=natural)
 
 
 def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, Path]:
-    """Files of a folder by their name without suffix, in natural order.
+    """Files of a folder by stem, in natural order, without hidden files.
 
     Args:
-        folder: A folder; one that does not exist has no files.
-        suffixes: Lower-case suffixes that count; hidden files and other suffixes are left out.
+        folder: The folder; a missing one has no files.
+        suffixes: Lower-case extensions to include.
 
     Returns:
         Stem to path.
 
     Raises:
-        UserError: Two files have one stem, so that a name would not tell which one is meant.
+        UserError: Two files have the same stem.
     """
     if not folder.is_dir():
         return {}
@@ -134,19 +127,19 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
         if stem in found:
             raise UserError(
                 f"{folder}: '{found[stem].name}' and '{name}' are both frame '{stem}'; "
-                "frames are matched by name, so keep one of them"
+                "frames are matched by name, so remove one of them"
             )
         found[stem] = folder / name
     if all(map(str.isdecimal, found)) and len(set(map(len, found))) <= 1:
-        return found  # numbers with leading zeros, as nearly always: they are in order already
+        return found  # zero-padded numbers, the common case, are sorted already
     return {stem: found[stem] for stem in sorted(found, key=natural)}
 
 
 def read_names(file: Path, dataset: str) -> list[str]:
-    """Lines of a text list without blanks; empty lines are left out.
+    """Non-empty lines of a text file, stripped.
 
     Raises:
-        UserError: The file is missing, is not text, or has no line.
+        UserError: The file is missing, not text, or empty.
     """
     if not file.is_file():
         raise UserError(f"{dataset}: no list {file}; expected a text file with one name per line, see README#datasets")
@@ -161,10 +154,10 @@ def read_names(file: Path, dataset: str) -> list[str]:
 
 
 def pick(names: Sequence[str], wanted: Sequence[str] | None, dataset: str) -> list[str]:
-    """The sequences asked for, in the order of the dataset; all of them when nothing is asked for.
+    """Select sequences by name, in the order of the dataset; None selects all.
 
     Raises:
-        UserError: A wanted sequence does not exist, with the nearest names.
+        UserError: A sequence does not exist; the message suggests similar names.
     """
     if wanted is None:
         return list(names)
@@ -191,21 +184,21 @@ def build_video(
 
     Args:
         name: Name of the sequence.
-        images: Frame name to image, in order of time.
-        masks: Frame name to ground truth.
-        problems: Takes what does not match.
-        dense: Every frame must have a mask.
+        images: Frame name to image, in temporal order.
+        masks: Frame name to ground-truth mask.
+        problems: Collects what does not match.
+        dense: Whether each frame must have a mask.
         flows: Frame name to precomputed flow.
-        masks_folder: Where the masks were looked for, for messages.
+        masks_folder: Folder of the masks, for messages.
         category: Class of the main object.
-        rule: How the masks are to be understood.
-        source: Where the frames were looked for, for messages.
+        rule: Which mask values are foreground.
+        source: Folder of the frames, for messages.
 
     Returns:
-        The video, or None where it has no frames (which is then among the problems).
+        The video, or None if it has no frames (which is added to the problems).
     """
     if not images:
-        problems.add(f"sequence '{name}': no frame in {source}; expected images such as 00000.jpg")
+        problems.add(f"sequence '{name}': no frame in {source}; expected images, e.g. 00000.jpg")
         return None
     if dense:
         for stem, image in images.items():
@@ -221,5 +214,5 @@ def build_video(
 
 
 def warn_extra(dataset: str, text: str) -> None:
-    """Tell of something that lies there and is not used; ``task=check`` counts it as a problem."""
+    """Warn about files that are ignored; ``task=check`` reports them as a problem."""
     warnings.warn(f"{dataset}: {text}", ExtraDataWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Long-Videos (Liang et al., NeurIPS 2020): three videos of some thousand frames, about twenty of each annotated."""
+"""Long-Videos (Liang et al., NeurIPS 2020): three videos of a few thousand frames, with about 20 masks each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def long_videos(root: Path | str, sequences: Sequence[str] | None = None) -> lis
     """List Long-Videos; it has no training split.
 
     Args:
-        root: The folder that holds ``JPEGImages`` and ``Annotations``.
-        sequences: Only these; None: all.
+        root: Folder with ``JPEGImages`` and ``Annotations``.
+        sequences: Select these sequences; None: all.
 
     Returns:
-        One video per sequence with all of its frames; few of them have masks.
+        One video per sequence with all frames; only a few have masks.
 
     Raises:
-        UserError: A missing folder; a video without frames or without masks; a mask without its frame.
+        UserError: Missing folder, video without frames or masks, or mask without a frame.
     """
     images = require_folder(NAME, root, "JPEGImages", expected=LAYOUT)
     masks = require_folder(NAME, root, "Annotations", expected=LAYOUT)
@@ -32,10 +32,9 @@ def long_videos(root: Path | str, sequences: Sequence[str] | None = None) -> lis
     for name in pick(subfolders(images), sequences, NAME):
         found = files_by_name(masks / name, {".png"})
         if not found:
-            problems.add(f"video '{name}': no mask in {masks / name}; expected palette pictures such as 00000.png")
+            problems.add(f"video '{name}': no mask in {masks / name}; expected palette images, e.g. 00000.png")
         source = images / name
         videos.append(build_video(name, files_by_name(source), found, problems, dense=False, source=str(source)))
     if not videos:
         problems.add(f"no video in {images}; expected {LAYOUT}")
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+    return problems.finish(videos)

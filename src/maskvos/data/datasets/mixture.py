@@ -1,4 +1,4 @@
-"""Data sets put together, and data sets divided by sequences."""
+"""Combine datasets, and hold out sequences for validation."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from collections.abc import Callable, Sequence
 from maskvos.errors import UserError, nearest
 from maskvos.types import Video
 
-PARTS = ("train", "held_out")
+SPLITS = ("train", "held_out")
 
 
 def mixture(parts: Sequence[Callable[[], list[Video]]]) -> list[Video]:
-    """All videos of several data sets; ``data.weights`` says how often each is drawn.
+    """Concatenate datasets; ``data.weights`` sets the sampling weight of each.
 
     Args:
-        parts: Each lists the videos of one data set when called.
+        parts: Functions that list the videos of one dataset each.
 
     Returns:
-        The videos, data set after data set.
+        The videos, dataset by dataset.
 
     Raises:
-        UserError: No part given.
+        UserError: No dataset given.
     """
     if not parts:
-        raise UserError("data: a mixture of no data sets; give at least one under 'parts'")
+        raise UserError("data: a mixture needs at least one dataset; give it under 'parts'")
     return [video for part in parts for video in part()]
 
 
 def divide(
-    source: Callable[[], list[Video]], part: str = "train", share: float = 0.1, group: str | None = None
+    source: Callable[[], list[Video]], split: str = "train", fraction: float = 0.1, group: str | None = None
 ) -> list[Video]:
-    """One part of a data set that its owners did not divide; whole sequences go to one part.
+    """Split off sequences for validation, for datasets without a validation split.
 
-    Which sequences are held out follows from their names alone, so it is the same on every machine and in every run.
+    The split depends on the sequence names only (by hash), so it is the same on every machine and in every run.
 
     Args:
-        source: Lists the videos when called.
-        part: ``held_out`` (chooses the checkpoint) or ``train`` (the others).
-        share: Share of the groups that is held out, 0 to 1; at least one group is where it is above 0.
-        group: Regular expression; sequences whose names match it with the same text stay together, such as the shots
-            of one film. None: every sequence for itself.
+        source: Function that lists the videos.
+        split: ``held_out`` (for checkpoint selection) or ``train`` (the others).
+        fraction: Fraction of the groups to hold out, 0 to 1; at least one group if it is above 0.
+        group: Regular expression; sequences with the same match at the start of their names stay in the same split,
+            e.g. the shots of one film. None: split by sequence.
 
     Returns:
-        The videos of the part, in their order.
+        The videos of the split, in their original order.
 
     Raises:
-        UserError: An unknown part, a share that is none, or nothing left in the part.
+        UserError: Unknown split, invalid fraction, or the split is empty.
     """
-    if part not in PARTS:
-        raise UserError(f"data: no part '{part}'; {nearest(part, PARTS)}")
-    if not 0 <= share <= 1:
-        raise UserError(f"data: share is {share}; it must be from 0 to 1")
+    if split not in SPLITS:
+        raise UserError(f"data: unknown split '{split}'; {nearest(split, SPLITS)}")
+    if not 0 <= fraction <= 1:
+        raise UserError(f"data: fraction={fraction}: it must be from 0 to 1")
     videos = source()
 
     def key(video: Video) -> str:
@@ -60,8 +60,8 @@ def divide(
         return found[0] if found else video.name
 
     groups = sorted({key(video) for video in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
-    held_out = set(groups[: max(1, round(share * len(groups))) if share else 0])
-    chosen = [video for video in videos if (key(video) in held_out) == (part == "held_out")]
+    held_out = set(groups[: max(1, round(fraction * len(groups))) if fraction else 0])
+    chosen = [video for video in videos if (key(video) in held_out) == (split == "held_out")]
     if not chosen:
-        raise UserError(f"data: nothing left in the part '{part}' of {len(videos)} videos; change share={share}")
+        raise UserError(f"data: split '{split}' of {len(videos)} videos is empty; change fraction={fraction}")
     return chosen

@@ -1,8 +1,8 @@
-"""Frames, colour-coded flow and masks as other projects prepare them, used as they are.
+"""Frames, colour-coded flow and masks in the prepared layouts of other projects.
 
-Two layouts: that of the original MaskVOS, ``<split>/<DATASET>/<sequence>/{Frame,Flow,GT}/<frame>``, and that of TMO,
-``<split>/<DATASET>/{JPEGImages,JPEGFlows,Annotations}/[480p/]<sequence>/<frame>``. Where there are no splits,
-``split`` is None. The three parts are matched by the frame's name; frames without a mask are not annotated.
+Supports the layout of the original MaskVOS, ``<split>/<DATASET>/<sequence>/{Frame,Flow,GT}/<frame>``, and of TMO,
+``<split>/<DATASET>/{JPEGImages,JPEGFlows,Annotations}/[480p/]<sequence>/<frame>``. The folder of the split is optional.
+Frame, flow and mask are matched by frame name; frames without a mask are not annotated.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from maskvos.errors import UserError, nearest
 from maskvos.types import MaskRule, Video
 
 LAYOUT = "<DATASET>/<sequence>/{Frame,Flow,GT} or <DATASET>/{JPEGImages,JPEGFlows,Annotations}/<sequence>"
-# Prepared masks are pictures of 0 and 255, some of them through JPEG.
+# Masks are images of 0 and 255, some of them JPEG-compressed.
 RULE = MaskRule(above=127)
 
 
 def triplets(root: Path | str, split: str | None = "TrainSet", datasets: Sequence[str] | None = None) -> list[Video]:
-    """List prepared data.
+    """List prepared datasets.
 
     Args:
-        root: The folder that holds the splits.
-        split: ``TrainSet``, ``TestSet``, or None where the data sets lie in ``root`` itself.
-        datasets: Only these data sets; None: all that are there.
+        root: Folder of the splits.
+        split: ``TrainSet``, ``TestSet``, or None if the datasets are in ``root`` itself.
+        datasets: Select these datasets; None: all.
 
     Returns:
-        One video per sequence with precomputed flow; with several data sets its name is ``<DATASET>_<sequence>``.
+        One video per sequence, with precomputed flow; named ``<DATASET>_<sequence>`` if there are several datasets.
 
     Raises:
-        UserError: A missing folder or data set; a sequence without frames; a mask or flow without its frame.
+        UserError: Missing folder or dataset, sequence without frames, or mask or flow without a frame.
     """
     name = "triplets"
     parts = [split] if split else []
     folder = require_folder(name, root, *parts, expected="/".join([*parts, LAYOUT]))
-    there = subfolders(folder)
+    present = subfolders(folder)
     for dataset in datasets or ():
-        if dataset not in there:
-            raise UserError(f"{name}: no data set '{dataset}' under {folder}; {nearest(dataset, there)}")
-    chosen = list(datasets) if datasets is not None else there
+        if dataset not in present:
+            raise UserError(f"{name}: no dataset '{dataset}' in {folder}; {nearest(dataset, present)}")
+    chosen = list(datasets) if datasets is not None else present
     videos = []
     for dataset in chosen:
         videos += _dataset(folder / dataset, len(chosen) > 1)
@@ -57,7 +57,7 @@ def triplets(root: Path | str, split: str | None = "TrainSet", datasets: Sequenc
 
 
 def _dataset(folder: Path, prefix: bool) -> list[Video]:
-    """The sequences of one data set."""
+    """List the sequences of one dataset."""
     problems = Problems(folder.name)
     videos = []
     for sequence, (images, flows, masks) in _places(folder).items():
@@ -70,12 +70,11 @@ def _dataset(folder: Path, prefix: bool) -> list[Video]:
                 name, frames, files_by_name(masks), problems, dense=False, flows=found, rule=RULE, source=str(images)
             )
         )
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+    return problems.finish(videos)
 
 
 def _places(folder: Path) -> dict[str, tuple[Path, Path, Path]]:
-    """Sequence to its folders of frames, flow and masks, in either layout."""
+    """Sequence name to its folders of frames, flow and masks, in either layout."""
     if not (folder / "JPEGImages").is_dir():
         places = {
             name: (folder / name / "Frame", folder / name / "Flow", folder / name / "GT") for name in subfolders(folder)

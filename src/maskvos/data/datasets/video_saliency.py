@@ -1,8 +1,8 @@
-"""Video saliency sets in the layout in which DAVSOD (Fan et al., CVPR 2019) and its companions are published.
+"""Video saliency datasets in the layout of DAVSOD (Fan et al., CVPR 2019).
 
-``<split>/<sequence>/Imgs/*.jpg`` with grey maps in ``<split>/<sequence>/GT_object_level/*.png`` (DAVSOD, and ViSal,
-SegTrack-v2, VOS, FBMS, DAVIS as its authors pack them), or the folders the other way round (``Imgs/<sequence>``). The
-names of the two folders differ between sets; the usual ones are tried in turn.
+``<split>/<sequence>/Imgs/*.jpg`` with masks in ``<split>/<sequence>/GT_object_level/*.png`` (DAVSOD, and its authors'
+releases of ViSal, SegTrack-v2, VOS, FBMS and DAVIS), or nested the other way (``Imgs/<sequence>``). The names of the
+two folders differ between datasets; common names are detected.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from maskvos.types import MaskRule, Video
 IMAGES = ("Imgs", "Image", "Images", "Frame", "JPEGImages", "imgs", "images")
 MASKS = ("GT_object_level", "GT", "ground-truth", "Ground-truth", "GroundTruth", "Annotations", "gt")
 LAYOUT = "<sequence>/Imgs/*.jpg with <sequence>/GT_object_level/*.png (or Imgs/<sequence> with GT/<sequence>)"
-# Grey maps: the field's binary truth is what lies above half.
+# Greyscale masks are binarised at one half.
 RULE = MaskRule(above=127)
 
 
 def video_saliency(
     root: Path | str, split: str | None = None, name: str = "DAVSOD", sequences: Sequence[str] | None = None
 ) -> list[Video]:
-    """List a video saliency set.
+    """List a video saliency dataset.
 
     Args:
-        root: The set's folder.
-        split: Folder of a split below it (``TrainingSet``, ``ValidationSet``, ``EasyTestSet`` ...); None: none.
-        name: Name of the set.
-        sequences: Only these; None: all.
+        root: Root folder of the dataset.
+        split: Folder of the split, below ``root`` (``TrainingSet``, ``ValidationSet``, ``EasyTestSet`` ...); None if
+            there are no splits.
+        name: Name of the dataset.
+        sequences: Select these sequences; None: all.
 
     Returns:
-        One video per sequence; frames that the owners did not annotate have no mask.
+        One video per sequence; frames without annotation have no mask.
 
     Raises:
-        UserError: A missing folder; a sequence without frames or masks; a mask without its frame.
+        UserError: Missing folder, sequence without frames or masks, or mask without a frame.
     """
     folder = require_folder(name, root, *([split] if split else []), expected="/".join(filter(None, (split, LAYOUT))))
     problems = Problems(name)
@@ -46,16 +47,15 @@ def video_saliency(
         images, masks = places[sequence]
         found = files_by_name(masks)
         if not found:
-            problems.add(f"sequence '{sequence}': no mask in {masks}; expected grey maps such as 00000.png")
+            problems.add(f"sequence '{sequence}': no mask in {masks}; expected masks, e.g. 00000.png")
         videos.append(
             build_video(sequence, files_by_name(images), found, problems, dense=False, rule=RULE, source=str(images))
         )
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+    return problems.finish(videos)
 
 
 def _places(folder: Path, name: str) -> dict[str, tuple[Path, Path]]:
-    """Sequence to its folders of images and masks, whichever way round they are nested."""
+    """Sequence name to its folders of images and masks, for either nesting."""
     inside = subfolders(folder)
     images, masks = _first(IMAGES, inside), _first(MASKS, inside)
     if images and masks:
@@ -76,5 +76,5 @@ def _places(folder: Path, name: str) -> dict[str, tuple[Path, Path]]:
     return places
 
 
-def _first(names: Sequence[str], there: Sequence[str]) -> str | None:
-    return next((name for name in names if name in there), None)
+def _first(names: Sequence[str], present: Sequence[str]) -> str | None:
+    return next((name for name in names if name in present), None)

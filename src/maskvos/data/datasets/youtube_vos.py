@@ -1,8 +1,8 @@
 """YouTube-VOS (Xu et al., 2018), the 2018 and 2019 releases.
 
 ``<split>/JPEGImages/<video>/00000.jpg`` with palette masks ``<split>/Annotations/<video>/00000.png`` for every fifth
-frame (in the train split as published, these are all frames there are; ``train_all_frames`` has the others), and
-``<split>/meta.json``, which names videos and the class of each object.
+frame (the train split has these frames only; ``train_all_frames`` has all), and ``<split>/meta.json``, which lists the
+videos and the class of each object.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ def youtube_vos(root: Path | str, split: str = "train", sequences: Sequence[str]
     """List YouTube-VOS.
 
     Args:
-        root: The folder that holds the splits.
-        split: Folder of a split: ``train``, ``train_all_frames``, ``valid``, ``test``. The last two have masks of first
-            frames only.
-        sequences: Only these; None: all.
+        root: Folder of the splits.
+        split: ``train``, ``train_all_frames``, ``valid`` or ``test``. The last two have masks for the first frames of
+            objects only.
+        sequences: Select these sequences; None: all.
 
     Returns:
-        One video per sequence; its category is the class of its objects where they are all of one.
+        One video per sequence; its category is the class of its objects if they all have the same.
 
     Raises:
-        UserError: A missing folder or ``meta.json``, a video of the list without frames, a mask without its frame.
+        UserError: Missing folder or ``meta.json``, listed video without frames, or mask without a frame.
     """
     layout = f"{split}/JPEGImages/<video>/*.jpg with {split}/Annotations and {split}/meta.json"
     images = require_folder(NAME, root, split, "JPEGImages", expected=layout)
     masks = require_folder(NAME, root, split, "Annotations", expected=layout)
     categories = _read_meta(Path(root) / split / "meta.json")
     problems = Problems(NAME)
-    there = set(subfolders(images))
-    for name in sorted(set(categories) - there):
-        problems.add(f"meta.json names the video '{name}', but there is no folder {images / name}; download it again")
-    unnamed = sorted(there - set(categories))
-    if unnamed:
-        warn_extra(NAME, f"{len(unnamed)} videos in {images} are not in meta.json: {unnamed[:5]}")
+    present = set(subfolders(images))
+    for name in sorted(set(categories) - present):
+        problems.add(f"meta.json names the video '{name}', but {images / name} is missing; download it again")
+    unlisted = sorted(present - set(categories))
+    if unlisted:
+        warn_extra(NAME, f"{len(unlisted)} videos in {images} are not in meta.json: {unlisted[:5]}")
     videos = []
-    for name in pick(sorted(set(categories) & there), sequences, f"{NAME} {split}"):
+    for name in pick(sorted(set(categories) & present), sequences, f"{NAME} {split}"):
         found = files_by_name(masks / name, {".png"})
         if not found:
-            problems.add(f"video '{name}': no mask in {masks / name}; expected palette pictures such as 00000.png")
+            problems.add(f"video '{name}': no mask in {masks / name}; expected palette images, e.g. 00000.png")
         category = categories[name]
         source = images / name
         videos.append(
@@ -64,17 +64,16 @@ def youtube_vos(root: Path | str, split: str = "train", sequences: Sequence[str]
                 name, files_by_name(source), found, problems, dense=False, category=category, source=str(source)
             )
         )
-    problems.raise_any()
-    return [video for video in videos if video is not None]
+    return problems.finish(videos)
 
 
 def _read_meta(file: Path) -> dict[str, str | None]:
-    """Read ``meta.json``: video to the class of its objects, None where they are of several."""
+    """Read ``meta.json``: video name to the class of its objects, None if there are several classes."""
     if not file.is_file():
         raise UserError(f"{NAME}: no list {file}; expected the meta.json of the release, see README#datasets")
     try:
         videos = json.loads(file.read_text(encoding="utf-8"))["videos"]
         classes = {name: {entry.get("category") for entry in v["objects"].values()} for name, v in videos.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{NAME}: {file} is not the meta.json of a release ({error}); download it again") from error
+        raise UserError(f"{NAME}: {file} is not a valid meta.json ({error!r}); download it again") from error
     return {name: found.pop() if len(found) == 1 else None for name, found in classes.items()}
