@@ -1,12 +1,12 @@
-"""Measures how fast masks are scored, against two ways in which others arrange the same computation.
+"""Speed of scoring masks, compared with two other implementations of the same measures.
 
-    python scripts/benchmarks/evaluation.py                          # on drawn masks
-    python scripts/benchmarks/evaluation.py --davis <DAVIS>          # on the annotations of DAVIS, shifted
+    python scripts/benchmarks/evaluation.py                          # on procedural masks
+    python scripts/benchmarks/evaluation.py --davis <DAVIS>          # on shifted annotations of DAVIS
     python scripts/benchmarks/evaluation.py --davis <DAVIS> --predictions <folder with <sequence>/<frame>.png>
 
-All in one run, one thread, the methods in turn on each frame, so that whatever else the machine does hits all of them.
-Every value is compared with ours: the ratios are those of equal results. scikit-image (first baseline) and pysodmetrics
-are needed for their rows only: ``pip install scikit-image pysodmetrics``.
+One run, one thread, all methods in turns on each frame, so that other load on the machine affects all alike. All
+methods must return the same scores. scikit-image (first baseline) and pysodmetrics are optional; without them their
+rows are missing: ``pip install scikit-image pysodmetrics``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VALIDATION_FRAMES = 1376
 
 
 def draw(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of prediction and truth (480, 854) bool: unions of ellipses of the size of real objects."""
+    """Yield pairs of prediction and ground truth (480, 854) bool: unions of ellipses as large as real objects."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         truth = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -51,7 +51,7 @@ def draw(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def real(davis: Path, predictions: Path | None, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of prediction and truth of frames spread over the annotations of DAVIS."""
+    """Yield pairs of prediction and ground truth of frames spread over DAVIS."""
     annotations = davis / "Annotations" / "480p"
     paths = sorted(annotations.glob("*/*.png"))
     if predictions is not None:
@@ -66,7 +66,7 @@ def real(davis: Path, predictions: Path | None, count: int) -> Iterator[tuple[np
 
 
 def whole_frame_boundary(mask: np.ndarray) -> np.ndarray:
-    """Boundary map as the official codes define it, by whole arrays of bool."""
+    """Boundary map as defined by the official code, with operations on whole bool arrays."""
     right, below, both = (np.zeros_like(mask) for _ in range(3))
     right[:, :-1], below[:-1], both[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
     edge = (mask ^ right) | (mask ^ below) | (mask ^ both)
@@ -77,7 +77,7 @@ def whole_frame_boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def whole_frame_f(prediction: np.ndarray, truth: np.ndarray, dilate: Callable[[np.ndarray], np.ndarray]) -> float:
-    """F on whole frames as the toolkits arrange it: products of 8-bit maps, whichever way they are dilated."""
+    """Boundary F on whole frames as in the toolkits: products of boundary maps, with a given dilation."""
     valid = np.logical_not(np.zeros_like(prediction))
     edges = [whole_frame_boundary(mask * valid) for mask in (prediction, truth)]
     wide = [dilate(edge) for edge in edges]
@@ -90,7 +90,7 @@ def whole_frame_f(prediction: np.ndarray, truth: np.ndarray, dilate: Callable[[n
 
 
 def whole_frame_j(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """J as the DAVIS-2017 toolkit arranges it, with void pixels although there are none."""
+    """J as in the DAVIS-2017 toolkit, with an empty map of void pixels."""
     prediction, truth, void = prediction.astype(bool), truth.astype(bool), np.zeros_like(prediction)
     intersection = np.sum((prediction & truth) & np.logical_not(void), axis=(-2, -1))
     union = np.sum((prediction | truth) & np.logical_not(void), axis=(-2, -1))
@@ -98,14 +98,14 @@ def whole_frame_j(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def disk() -> np.ndarray:
-    """The disk of the official tolerance at this size."""
+    """Structuring element of the official tolerance at this size: a disk, uint8."""
     radius = int(np.ceil(0.008 * np.hypot(HEIGHT, WIDTH)))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (x * x + y * y <= radius * radius).astype(np.uint8)
 
 
 def baselines() -> dict[str, Callable[[np.ndarray, np.ndarray], tuple[float, float]]]:
-    """J and F by the arrangements of others; those whose package is not installed are left out."""
+    """Other implementations of J and F, without those whose package is not installed."""
     element = disk()
 
     def by_opencv(edge: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def baselines() -> dict[str, Callable[[np.ndarray, np.ndarray], tuple[float, flo
 
 
 def soften(prediction: np.ndarray) -> np.ndarray:
-    """A soft map (H, W) uint8 from a mask."""
+    """Turn a mask into a saliency map (H, W) uint8."""
     noise = np.random.default_rng(0).normal(0, 10, prediction.shape)
     return np.clip(cv2.GaussianBlur(prediction * 230.0, (0, 0), 6) + 12 + noise, 0, 255).astype(np.uint8)
 
@@ -138,10 +138,10 @@ def our_saliency(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, ...]
 
 
 def pysodmetrics(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
-    """The same four by the package ``pysodmetrics``, maps as they are."""
+    """The same four measures by the package ``pysodmetrics``, without rescaling the maps."""
     import py_sod_metrics as other
 
-    warnings.simplefilter("ignore")  # it announces the retirement of its own classes at every call
+    warnings.simplefilter("ignore")  # deprecation warnings at every call
     steps = other.MAE(), other.Fmeasure(), other.Emeasure(), other.Smeasure()
     for step in steps:
         step.step(prediction / 255, truth, normalize=False)
@@ -150,10 +150,10 @@ def pysodmetrics(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, ...]
 
 
 def measure(pairs: list[tuple[np.ndarray, np.ndarray]], repeats: int) -> dict[str, float]:
-    """Best time of each method on each frame, averaged over the frames, in milliseconds.
+    """Time of each method, ms: the best of the repeats of each frame, averaged over frames.
 
     Raises:
-        SystemExit: A baseline has another result than ours.
+        SystemExit: A baseline returns another score.
     """
     region = baselines()
     saliency = {"pysodmetrics": pysodmetrics} if importlib.util.find_spec("py_sod_metrics") else {}
@@ -186,7 +186,7 @@ def measure(pairs: list[tuple[np.ndarray, np.ndarray]], repeats: int) -> dict[st
 
 
 def measure_decoding(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Milliseconds to read one mask PNG."""
+    """Time to read one mask PNG, ms."""
     from maskvos.metrics.reading import read_prediction
 
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +224,7 @@ print(scale * wall, scale * (sum(used[:4]) - before), memory / 1024)
 
 
 def measure_folder(pairs: list[tuple[np.ndarray, np.ndarray]], frames: int) -> None:
-    """Score a whole validation set from disk, with one worker and two, and a quarter of it for the memory."""
+    """Score a validation set from disk with one and two workers, and a quarter of it to compare peak memory."""
     each = 43
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -239,19 +239,19 @@ def measure_folder(pairs: list[tuple[np.ndarray, np.ndarray]], frames: int) -> N
             command = [sys.executable, "-c", FOLDER, str(root), str(workers), str(count)]
             wall, processor, memory = map(float, subprocess.check_output(command, text=True).split())
             print(
-                f"folder of {count} frames, {workers} worker(s): {wall:.2f} ms/frame ({processor:.2f} ms of processor"
+                f"folder of {count} frames, {workers} worker(s): {wall:.2f} ms/frame ({processor:.2f} ms of CPU"
                 f" time), peak {memory:.0f} MiB"
             )
 
 
 def main() -> None:
-    """Print milliseconds for each frame and the ratios."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--davis", type=Path, help="folder with Annotations/480p; without it masks are drawn")
+    parser.add_argument("--davis", type=Path, help="folder with Annotations/480p; default: procedural masks")
     parser.add_argument("--predictions", type=Path, help="folder with <sequence>/<frame>.png")
-    parser.add_argument("--frames", type=int, default=40, help="frames to measure the measures on")
-    parser.add_argument("--repeats", type=int, default=3, help="the best of so many is taken for each frame")
-    parser.add_argument("--folder", type=int, default=VALIDATION_FRAMES, help="frames on disk; 0: leave that out")
+    parser.add_argument("--frames", type=int, default=40, help="number of frames")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats per frame, of which the best counts")
+    parser.add_argument("--folder", type=int, default=VALIDATION_FRAMES, help="frames scored from disk; 0 skips it")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     pairs = list(real(args.davis, args.predictions, args.frames) if args.davis else draw(args.frames))

@@ -1,13 +1,13 @@
-"""Measures optical flow: drawing it against torchvision, reading it, estimating it, its errors, what it explains.
+"""Optical flow: speed of colour coding, reading and estimation, endpoint error, photometric error.
 
-    python scripts/benchmarks/flow.py                                       # on drawn frames
-    python scripts/benchmarks/flow.py --davis <DAVIS> --raft <weights>      # on real ones, with RAFT-small
+    python scripts/benchmarks/flow.py                                       # on procedural frames
+    python scripts/benchmarks/flow.py --davis <DAVIS> --raft <weights>      # on real frames, with RAFT-small
 
-All in one run, the methods in turn, medians of the rounds, so that whatever else the machine does hits all of them.
-``--raft`` takes ``raft-small.pth`` of RAFT's authors or torchvision's file; without it RAFT is timed on random weights,
-which are as fast. The photometric error is the mean absolute difference of levels between a frame and the next one
-fetched along the flow; pixels that leave the frame count, too. The error on procedural clips is the mean length of the
-difference to their exact flow, at most `LARGE` a pixel, over frames and over all that is near an object's outline.
+All methods run in turns, so that other load on the machine affects all alike; times are medians over rounds. ``--raft``
+takes the authors' ``raft-small.pth`` or torchvision's file; without it RAFT is timed with random weights. The
+photometric error is the mean absolute difference of grey levels between a frame and the next one warped by the flow,
+including pixels that leave the frame. The endpoint error on procedural clips is clipped at `LARGE` pixels, and given
+over whole frames and near object outlines.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from maskvos.synthetic.clips import generate_clip
 
 HEIGHT, WIDTH = 480, 854
 CLIP_SIZE = (252, 448)
-NEAR = 6  # pixels from the outline
-LARGE = 20.0  # pixels: flow that is lost is lost
+NEAR = 6  # distance from the outline, pixels
+LARGE = 20.0  # clip of the endpoint error, pixels
 FINE = DIS(finest_scale=0, patch_stride=5, refinements=10, smoothness=60.0)
-"""As fine as the frames, and smoother than the presets."""
+"""At full resolution, and smoother than the presets."""
 
 
 def medians(methods: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each method, called in turn after one round that does not count.
+    """Median seconds of each method, called in turns after one warm-up round.
 
-    Of this process' own time with one thread, which other processes disturb least, else of the clock.
+    CPU time with one thread, since other processes affect it least, else wall time.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -56,7 +56,7 @@ def medians(methods: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def drawn_pair() -> tuple[np.ndarray, np.ndarray]:
-    """Two frames of smooth texture, (480, 854, 3) uint8, the second turned by two degrees."""
+    """Two frames of smooth texture, (480, 854, 3) uint8, the second rotated by two degrees."""
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3.0).astype(np.float32)
     first = np.clip((smooth - smooth.mean()) * 8 + 128, 0, 255).astype(np.uint8)
@@ -65,7 +65,7 @@ def drawn_pair() -> tuple[np.ndarray, np.ndarray]:
 
 
 def real_pairs(davis: Path, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """One pair of neighbouring frames from each of some sequences, spread over the dataset."""
+    """Pairs of consecutive frames, one per sequence, from sequences spread over the dataset."""
     folders = [folder for folder in sorted((davis / "JPEGImages" / "480p").iterdir()) if folder.is_dir()]
     pairs = {}
     for folder in folders[:: max(1, len(folders) // count)][:count]:
@@ -77,7 +77,7 @@ def real_pairs(davis: Path, count: int) -> dict[str, tuple[np.ndarray, np.ndarra
 
 
 def time_drawing(flow: np.ndarray, rounds: int) -> None:
-    """Colours of one map: ours as tensor and as picture, against torchvision."""
+    """Colour-code one flow map, as tensor and as image, compared with torchvision."""
     noise = np.random.default_rng(1).standard_normal(flow.shape).astype(np.float32)
     for threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(threads)
@@ -98,7 +98,7 @@ def time_drawing(flow: np.ndarray, rounds: int) -> None:
 
 
 def time_reading(flow: np.ndarray, rounds: int) -> None:
-    """Reading one map from either kind of file."""
+    """Read one flow map from each file format."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("flow.png", "flow.flo")]
         for path in paths:
@@ -109,7 +109,7 @@ def time_reading(flow: np.ndarray, rounds: int) -> None:
 
 
 def time_estimating(estimators: dict[str, FlowEstimator], first: np.ndarray, second: np.ndarray, rounds: int) -> None:
-    """Frames per second of every estimator at 854x480."""
+    """Estimate flow at 854x480, frames per second."""
     for threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
@@ -122,7 +122,7 @@ def time_estimating(estimators: dict[str, FlowEstimator], first: np.ndarray, sec
 
 
 def photometric_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Absolute difference of levels between a frame and the next fetched along the flow: (H, W), mean of channels."""
+    """Absolute grey-level difference between a frame and the next one warped by the flow: (H, W), mean of channels."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     fetched = cv2.remap(second, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -130,7 +130,7 @@ def photometric_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -
 
 
 def explain_frames(estimators: dict[str, FlowEstimator], pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Photometric error of warping real frames."""
+    """Photometric error on real frames."""
     means: dict[str, list[float]] = {"no flow": [], **{name: [] for name in estimators}}
     print(f"\nphotometric error (levels), {len(pairs)} pairs\n{'':20}" + "".join(f"{name:>14}" for name in means))
     for sequence, (first, second) in pairs.items():
@@ -143,7 +143,7 @@ def explain_frames(estimators: dict[str, FlowEstimator], pairs: dict[str, tuple[
 
 
 def errors_on_clips(estimators: dict[str, FlowEstimator], clips: int) -> None:
-    """Errors against the exact flow of procedural clips, and milliseconds of this process a pair."""
+    """Endpoint error against the exact flow of procedural clips, and CPU time per pair, ms."""
     square = np.ones((3, 3), np.uint8)
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in estimators}
     for seed in range(clips):
@@ -163,14 +163,14 @@ def errors_on_clips(estimators: dict[str, FlowEstimator], clips: int) -> None:
 
 
 def main() -> None:
-    """Run every measurement."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--davis", type=Path, help="folder of DAVIS with JPEGImages/480p")
+    parser.add_argument("--davis", type=Path, help="DAVIS folder with JPEGImages/480p")
     parser.add_argument("--raft", type=Path, help="weights of RAFT-small")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--raft-rounds", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=8, help="real pairs to explain")
-    parser.add_argument("--clips", type=int, default=100, help="procedural clips to measure errors on")
+    parser.add_argument("--pairs", type=int, default=8, help="real pairs for the photometric error")
+    parser.add_argument("--clips", type=int, default=100, help="procedural clips for the endpoint error")
     arguments = parser.parse_args()
     first, second = drawn_pair()
     flow = pair_flow(first, second, DIS())

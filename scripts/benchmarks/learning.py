@@ -1,12 +1,12 @@
-"""Shows that the framework learns: a ResNet-18 network from scratch on a CPU, beside two answers without learning.
+"""Learning test: trains a ResNet-18 network from scratch on a CPU, and compares it with two baselines without learning.
 
-    python scripts/benchmarks/learning.py --davis <DAVIS>          # about six minutes of one core
+    python scripts/benchmarks/learning.py --davis <DAVIS>          # about six minutes on one core
 
-Trained on every n-th frame of the DAVIS-2016 train split but for the sequences held out of it, and scored (J at the
-frames' own size, DAVIS-2016 protocol) on every n-th frame of these. The other rows are scored on the same frames:
+Trains on every n-th frame of the DAVIS-2016 train split except its held-out sequences, and scores every n-th frame of
+those (J at original resolution, DAVIS-2016 protocol). The baselines are scored on the same frames:
 
-* constant mask: one map for all frames, the mean of the training masks above the threshold that suits these best;
-* flow magnitude: the largest connected part of the pixels that move unlike the median, by Otsu's threshold.
+* constant mask: one mask for all frames, the mean training mask at the threshold with the highest training J;
+* flow magnitude: the largest connected component of pixels that move unlike the median, by Otsu's threshold.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 
+from maskvos.build import build
 from maskvos.data.dataset import FrameDataset, read_mask
 from maskvos.media.images import read_image
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.video import VideoMetric
-from maskvos.run import build, build_system, compose
+from maskvos.run import compose
+from maskvos.tasks.lightning import build_module
 from maskvos.types import Video
 
 Predictor = Callable[[FrameDataset, int], np.ndarray]
 
 
 def thin(videos: list[Video], every: int) -> list[Video]:
-    """The same videos with every n-th frame annotated; all frames stay, so that motion is that to the next one."""
+    """Keep the annotation of every n-th frame; all frames stay, so that flow still connects consecutive frames."""
     return [
         dataclasses.replace(
             video,
@@ -47,7 +49,7 @@ def thin(videos: list[Video], every: int) -> list[Video]:
 
 
 def masks(videos: list[Video], size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The annotated frames' masks, (height, width) float32 in [0, 1]."""
+    """Yield the masks of annotated frames, (height, width) float32 in [0, 1]."""
     for video in videos:
         for frame in video.annotated:
             shape = read_image(frame.image).shape
@@ -56,7 +58,7 @@ def masks(videos: list[Video], size: tuple[int, int]) -> Iterator[np.ndarray]:
 
 
 def constant_mask(videos: list[Video], size: tuple[int, int]) -> np.ndarray:
-    """The map (height, width) bool that fits the videos' masks best, of all thresholds of their mean."""
+    """The mean mask of the videos at the threshold with the highest mean J: (height, width) bool."""
     every = np.stack(list(masks(videos, size)))
     mean = every.mean(0)
     choices = [mean >= threshold for threshold in np.linspace(0.02, 0.98, 49) * mean.max()]
@@ -64,7 +66,7 @@ def constant_mask(videos: list[Video], size: tuple[int, int]) -> np.ndarray:
 
 
 def flow_magnitude(flow: np.ndarray) -> np.ndarray:
-    """The largest part that moves unlike the median: from (H, W, 2) float32 pixels to (H, W) bool."""
+    """The largest region that moves unlike the median: (H, W, 2) float32 pixels to (H, W) bool."""
     length = np.linalg.norm(flow - np.median(flow, axis=(0, 1)), axis=2)
     grey = np.uint8(255 * length / max(float(length.max()), 1e-6))
     _, moving = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
@@ -75,7 +77,7 @@ def flow_magnitude(flow: np.ndarray) -> np.ndarray:
 
 
 def score(predict: Predictor, dataset: FrameDataset, metric: VideoMetric) -> float:
-    """J of a way to segment the frames of a data set."""
+    """Mean J of a predictor on a dataset."""
     metric.reset()
     metric.expect(dataset.videos)
     for index in range(len(dataset)):
@@ -85,27 +87,27 @@ def score(predict: Predictor, dataset: FrameDataset, metric: VideoMetric) -> flo
 
 
 class Curve(pl.Callback):
-    """Notes the mean training loss of every epoch, and the validation's J."""
+    """Records the training losses and the validation J of every epoch."""
 
     def __init__(self) -> None:
         self.losses: list[list[float]] = []
         self.scores: list[float] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A new epoch."""
+        """Start an epoch."""
         self.losses.append([])
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """A step's loss."""
+        """Record the loss of a step."""
         self.losses[-1].append(float(outputs["loss"]))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """An epoch's score."""
+        """Record the score of an epoch."""
         self.scores.append(float(trainer.callback_metrics["val/j"]))
 
 
 def learn(davis: Path, size: tuple[int, int], epochs: int, every: int, rate: float) -> str:
-    """Train, score, and return the table."""
+    """Train and score the network and the baselines; returns the table."""
     overrides = [
         *("backbone=resnet18", "backbone.pretrained=false", "model=maskvos_light", "loss=bce_dice", "aux_weight=0.5"),
         *("trainer=cpu", f"trainer.max_epochs={epochs}", "trainer.gradient_clip_val=1.0", "schedule=cosine_warmup"),
@@ -115,7 +117,7 @@ def learn(davis: Path, size: tuple[int, int], epochs: int, every: int, rate: flo
     with tempfile.TemporaryDirectory() as folder:
         cfg = compose(overrides, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        system, data, curve = build_system(cfg), build(cfg.data), Curve()
+        system, data, curve = build_module(cfg), build(cfg.data), Curve()
         train, val = data.sources["train"](), data.sources["val"]()
         data.sources |= {"train": lambda: thin(train, every), "val": lambda: thin(val, every)}
         trainer = build(cfg.trainer, callbacks=[curve], logger=False, enable_checkpointing=False)
@@ -154,12 +156,12 @@ def _flow(dataset: FrameDataset, index: int) -> np.ndarray:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--davis", type=Path, required=True, help="folder of DAVIS-2016")
-    parser.add_argument("--size", type=int, nargs=2, default=(96, 160), help="height and width that the network sees")
+    parser.add_argument("--davis", type=Path, required=True, help="DAVIS-2016 folder")
+    parser.add_argument("--size", type=int, nargs=2, default=(96, 160), help="height and width of the network's input")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--every", type=int, default=6, help="every n-th frame of the sequences")
+    parser.add_argument("--every", type=int, default=6, help="use every n-th frame")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     given = parser.parse_args()
     print(learn(given.davis, tuple(given.size), given.epochs, given.every, given.rate))

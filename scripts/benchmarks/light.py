@@ -1,10 +1,10 @@
-"""What the light model owes to what: streams and training data, by cross-validation over DAVIS-2016's training split.
+"""Ablations of the light model: streams, training data and augmentation, cross-validated on the DAVIS-2016 train split.
 
     python scripts/benchmarks/light.py --data <folder with DAVIS/> --davis <DAVIS> --steps 600 --output runs/light_table
 
-Each variant is trained anew on two thirds of the sequences (every third one is held out, in the order of names) and
-scored on the others under the DAVIS-2016 protocol, at the size of the published frames. Two answers without learning
-stand beside them. What is finished is kept in the output folder, so that an interrupted table is gone on with.
+Each variant is trained on two thirds of the sequences (every third by name is held out) and scored on the others with
+the DAVIS-2016 protocol at original resolution, next to two baselines without learning. Finished parts are kept in the
+output folder, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PAIRS = ",".join(
 
 
 def _style(**changes: object) -> str:
-    """The setting that draws other clips."""
+    """Override that changes the style of the procedural clips."""
     return f"+data.train.parts.1.style={{{','.join(f'{name}: {value}' for name, value in changes.items())}}}"
 
 
@@ -64,49 +64,49 @@ VARIANTS = {
     "smoother flow": ["flow.estimator.refinements=15", "flow.estimator.smoothness=60"],
     "finer and smoother flow": [f"flow.estimator.{name}={value}" for name, value in _FINE.items()],
 }
-"""What is trained, and how it differs from the first row."""
+"""Overrides of each variant, relative to the first."""
 
 SHORT = [
     *("data.flow_pairs=null", "data.scales=[0.75]", "data.paste=0.3"),
     *("augment.colours.brightness=[0.8,1.2]", "augment.colours.contrast=[0.8,1.2]"),
     *("augment.colours.saturation=[0.8,1.2]", "augment.colours.hue=[-0.05,0.05]"),
 ]
-"""The first of the trainings in ``release_light.py``: more variety is for longer ones than these."""
+"""Augmentation of the first training in ``release_light.py``; stronger augmentation needs longer trainings."""
 
-LOOKS = {
-    "": ["mirror=false", "data.second_look=null"],
-    ", mirror": ["mirror=true", "data.second_look=null"],
-    ", mirror, backward flow": ["mirror=true", "data.second_look={direction: backward, gap: 1}"],
-    ", mirror, backward flow over 2": ["mirror=true", "data.second_look={direction: backward, gap: 2}"],
+TTA = {
+    "": ["tta.mirror=false", "tta.flow=null"],
+    ", mirror": ["tta.mirror=true", "tta.flow=null"],
+    ", mirror, backward flow": ["tta.mirror=true", "tta.flow={direction: backward, gap: 1}"],
+    ", mirror, backward flow over 2": ["tta.mirror=true", "tta.flow={direction: backward, gap: 2}"],
 }
-"""Ways to test a checkpoint; all are tested in the first one, and these in all of them:"""
+"""Test-time augmentation. All variants are tested without, and those of `TTA_VARIANTS` with all of them."""
 
-LOOKED = ("both streams, both data", "flow of several pairs of frames")
+TTA_VARIANTS = ("both streams, both data", "flow of several pairs of frames")
 
 
 def sequences(root: Path, fold: int) -> tuple[list[str], list[str]]:
-    """Names of the sequences to train on and of those held out."""
+    """Names of the training and the held-out sequences of a fold."""
     names = sorted(video.name for video in davis(root, "train", hold_out=()))
     held = names[fold::FOLDS]
     return [name for name in names if name not in held], held
 
 
 def command(settings: list[str]) -> None:
-    """Run the project's command."""
+    """Run ``maskvos`` with some overrides."""
     process = subprocess.run([sys.executable, "-m", "maskvos.run", "+experiment=light", *settings], check=False)
     if process.returncode:
         sys.exit(f"error: maskvos {' '.join(settings)} failed")
 
 
 def train(work: Path, held: list[str], options: argparse.Namespace, settings: list[str]) -> None:
-    """Train one variant; leaves ``checkpoints/last.ckpt``."""
+    """Train one variant, unless done; writes ``checkpoints/last.ckpt``."""
     if (work / "done").exists():
         return
     command(
         [
             *(f"hydra.run.dir={work}", f"paths.data={options.data}", f"flow.cache={options.output}/flow"),
             *(f"trainer.max_steps={options.steps}", "trainer.max_epochs=-1", f"data.val.hold_out=[{','.join(held)}]"),
-            # Nothing of the held-out sequences chooses the checkpoint: the last one is taken.
+            # The held-out sequences must not select the checkpoint: the last one is used.
             *("callbacks.best=null", "trainer.limit_val_batches=0", "logger=none", "callbacks.rates=null"),
             *(*SHORT, *options.settings, *settings),
         ]
@@ -115,7 +115,7 @@ def train(work: Path, held: list[str], options: argparse.Namespace, settings: li
 
 
 def test(work: Path, checkpoint: Path, held: list[str], options: argparse.Namespace, settings: list[str]) -> dict:
-    """Score a checkpoint on the held-out sequences as published."""
+    """Score a checkpoint on the held-out sequences."""
     command(
         [
             *("task=test", f"hydra.run.dir={work}", f"ckpt_path={checkpoint}", f"data.test.root={options.davis}"),
@@ -127,7 +127,7 @@ def test(work: Path, checkpoint: Path, held: list[str], options: argparse.Namesp
 
 
 def speed(work: Path, checkpoint: Path, sequence: str, options: argparse.Namespace, settings: list[str]) -> float:
-    """Frames per second of ``task=predict`` from the frames of one sequence to masks."""
+    """Frames per second of ``task=predict`` on one sequence."""
     with tempfile.TemporaryDirectory() as folder:
         command(
             [
@@ -140,7 +140,7 @@ def speed(work: Path, checkpoint: Path, sequence: str, options: argparse.Namespa
 
 
 def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dict[str, dict]:
-    """J and F of the best constant mask, and of the flow's magnitude."""
+    """J and F of the two baselines, see ``learning.py``."""
     store = FlowStore(DIS(max_size=448))
     constant = constant_mask(train_videos, (480, 854))
     answers = {
@@ -167,16 +167,16 @@ def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dic
 
 
 def main() -> None:
-    """Make the table."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds DAVIS/, to train on")
-    parser.add_argument("--davis", type=Path, required=True, help="DAVIS-2016 as published, to score on")
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains DAVIS/, for training")
+    parser.add_argument("--davis", type=Path, required=True, help="DAVIS-2016 folder, for scoring")
     parser.add_argument("--output", type=Path, default=Path("runs/light_table"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--raft", default="default", help="RAFT-small's weights, for the row that uses them: a file")
-    parser.add_argument("--speed", action="store_true", help="measure frames/s too; keep the machine quiet meanwhile")
+    parser.add_argument("--raft", default="default", help="file of RAFT-small's weights, for its variant")
+    parser.add_argument("--speed", action="store_true", help="also measure frames/s; needs an idle machine")
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     variants = VARIANTS | {_RAFT: [*VARIANTS[_RAFT], f"flow.estimator.weights={options.raft}"]}
@@ -191,8 +191,8 @@ def main() -> None:
             work = options.output / f"fold{fold}" / name.replace(",", "").replace(" ", "-")
             train(work, held, options, changes)
             checkpoint = work / "checkpoints/last.ckpt"
-            for ending, look in LOOKS.items() if name in LOOKED else [("", LOOKS[""])]:
-                row, settings = rows_of(file).get(name + ending, {}), [*changes, *look]
+            for ending, tta in TTA.items() if name in TTA_VARIANTS else [("", TTA[""])]:
+                row, settings = rows_of(file).get(name + ending, {}), [*changes, *tta]
                 if "j" not in row:
                     row |= test(work, checkpoint, held, options, settings)
                 if "frames_per_second" not in row and options.speed:
@@ -202,17 +202,17 @@ def main() -> None:
 
 
 def rows_of(file: Path) -> dict[str, dict]:
-    """Rows of one fold that are there."""
+    """Finished rows of one fold."""
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def add(file: Path, rows: dict[str, dict]) -> None:
-    """Put rows to those that are there by now: another process may make other rows of the same fold."""
+    """Add rows to a fold's file, reading it again, since another process may have added rows."""
     write_bytes(file, json.dumps(rows_of(file) | rows, indent=2).encode())
 
 
 def table(folder: Path) -> str:
-    """All that is there, the mean over the folds of each row."""
+    """All finished rows, each the mean over its folds."""
     folds = [rows_of(path) for path in sorted(folder.glob("fold*.json"))]
     lines = [f"{'':<64}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}{'frames/s':>10}"]
     for name in dict.fromkeys(name for rows in folds for name in rows):

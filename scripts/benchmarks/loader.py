@@ -1,11 +1,11 @@
-"""How fast training samples are loaded, against a loader that decodes with PIL and resizes with torchvision.
+"""Speed of loading training samples, compared with a loader that uses PIL and torchvision.
 
     python scripts/benchmarks/loader.py [--davis <DAVIS>] [--samples 48] [--rounds 5]
 
-One process, one thread, samples of both loaders by turns, so that other work on the machine slows both alike. Both
-give frame, flow and mask at 512x512 without augmentation. The baseline reads the flow as the original project does,
-from a colour picture; ours reads vectors from the cache, in both of its formats. Then: how long the first batch of a
-list of 100,000 frames takes, listing included, and whether a sample costs more in a large list than in a small one.
+One process, one thread, samples of both loaders in turns, so that other load on the machine affects both alike. Both
+return frame, flow and mask at 512x512 without augmentation. The baseline reads flow from colour images, as the original
+project does; ours reads vectors from the cache, in both formats. Then it measures the time to the first batch of a list
+of 100,000 frames, listing included, and the time per sample in a large and a small list.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ SIZE = (512, 512)
 
 
 class PilLoader:
-    """Frame, flow picture and mask by PIL and torchvision.
+    """Loads frame, flow image and mask with PIL and torchvision.
 
     Args:
         videos: Videos with masks.
-        pictures: Folder of the flow pictures.
+        pictures: Folder of the flow images.
     """
 
     def __init__(self, videos: list[Video], pictures: Path) -> None:
@@ -84,7 +84,7 @@ def write_clips(root: Path, videos: int, frames: int) -> None:
 
 
 def middle(seconds: list[float]) -> float:
-    """The middle of the measurements, in ms."""
+    """Median, ms."""
     return 1000 * statistics.median(seconds)
 
 
@@ -109,7 +109,7 @@ def compare(videos: list[Video], work: Path, rounds: int) -> None:
             for name, load in loaders.items():
                 start = time.perf_counter()
                 load(index)
-                if turn:  # the first round fills the disk's cache
+                if turn:  # the first round fills the file cache
                     times[name].append(time.perf_counter() - start)
     baseline = middle(times["PIL and torchvision"])
     print(f"{count} samples of {SIZE[0]}x{SIZE[1]}, median of {rounds} rounds, one thread:")
@@ -119,13 +119,13 @@ def compare(videos: list[Video], work: Path, rounds: int) -> None:
 
 
 def write_large_list(big: Path, image: Path, mask: Path, frames: int, per_video: int) -> None:
-    """Write a list of many frames; links stand for the files, so that the disk is not filled."""
+    """Write a list of many frames, as hard links to save disk space."""
     lines = []
     for number in range(frames // per_video):
         for part, source in (("JPEGImages", image), ("Annotations", mask)):
             folder = big / part / "480p" / f"v{number:04d}"
             folder.mkdir(parents=True)
-            # File systems allow some ten thousand links to a file: every hundredth video starts with a copy.
+            # File systems limit the links to a file: every hundredth video starts with a copy.
             first = big / part / "480p" / f"v{number - number % 100:04d}" / f"00000{source.suffix}"
             if not first.exists():
                 first.write_bytes(source.read_bytes())
@@ -140,10 +140,10 @@ def write_large_list(big: Path, image: Path, mask: Path, frames: int, per_video:
 
 
 def large_list(video: Video, big: Path, frames: int = 100_000, per_video: int = 100) -> None:
-    """Print the time to the first batch of a large list, and of a sample in it against one in a small list."""
+    """Print the time to the first batch of a large list, and the time per sample in a large and a small list."""
     image, mask = video.frames[0].image, video.frames[0].mask
     if mask is None:
-        raise SystemExit(f"{image}: it has no mask")
+        raise SystemExit(f"{image}: no mask")
     write_large_list(big, image, mask, frames, per_video)
     store = FlowStore(DIS(preset="ultrafast"))
     start, cpu = time.perf_counter(), time.process_time()
@@ -169,9 +169,9 @@ def large_list(video: Video, big: Path, frames: int = 100_000, per_video: int = 
 
 
 def main() -> None:
-    """Run both measurements."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--davis", type=Path, help="real frames; without it, clips are made")
+    parser.add_argument("--davis", type=Path, help="DAVIS folder; default: procedural clips")
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""The network in the arrangement that is usual for its parts: the baseline that speed is measured against.
+"""Standard implementation of the network's parts: the baseline of the speed benchmark.
 
-`Stock` runs the very weights of a `MaskVOS` network and gives the same logits, but the way the published parts are
-commonly written: deformable attention level by level with ``grid_sample``, attention as two matrix products around a
-softmax, every query map at full resolution whether it is used or not, position encodings counted out at every call, and
-a head that enlarges all its channels first.
+`Stock` uses the weights of a `MaskVOS` network and returns the same logits, but its parts are written as in common
+public code: deformable attention per level with ``grid_sample``, attention as two matrix products around a softmax, all
+query maps at full resolution even if unused, position encodings recomputed at every call, and a head that upsamples all
+channels first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from maskvos.models.network import MaskVOS
 
 
 def stock_position(x: Tensor, channels: int) -> Tensor:
-    """Sine positions by cumulative sums over a mask of ones: (B, C, H, W) to (B, channels, H, W)."""
+    """Sine position encoding from cumulative sums over a mask of ones: (B, C, H, W) to (B, channels, H, W)."""
     half = channels // 2
     ones = torch.ones((x.shape[0], *x.shape[-2:]), device=x.device)
     y, x_ = ones.cumsum(1), ones.cumsum(2)
@@ -36,7 +36,7 @@ def stock_position(x: Tensor, channels: int) -> Tensor:
 
 
 def stock_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Scaled dot products, softmax, weighted sum; ``bias`` is added to the scores."""
+    """Scaled dot-product attention, unfused; ``bias`` is added to the scores."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias
@@ -44,19 +44,19 @@ def stock_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
 
 
 def dense(layer: Any, x: Tensor) -> Tensor:
-    """PyTorch's own linear."""
+    """Linear layer by PyTorch."""
     return F.linear(x, layer.weight, layer.bias)
 
 
 def perceptron(mlp: Any, x: Tensor) -> Tensor:
-    """Linear layers with ReLU between them."""
+    """MLP: linear layers with ReLU in between."""
     for layer in mlp.layers[:-1]:
         x = F.relu(dense(layer, x))
     return dense(mlp.layers[-1], x)
 
 
 class StockSwin(nn.Module):
-    """Swin block by block, with attention unfused and windows as contiguous copies."""
+    """Swin with unfused attention and windows as contiguous copies."""
 
     def __init__(self, swin: Swin) -> None:
         super().__init__()
@@ -140,10 +140,10 @@ def _windows(x: Tensor, window: int) -> Tensor:
 
 
 class Stock(nn.Module):
-    """A `MaskVOS` network with Swin encoders, run in the usual arrangement of its parts.
+    """A `MaskVOS` network with Swin encoders, in the standard implementation.
 
     Args:
-        network: Whose weights are run; unchanged.
+        network: Network whose weights are used; not modified.
     """
 
     def __init__(self, network: MaskVOS) -> None:
@@ -239,7 +239,7 @@ class Stock(nn.Module):
     def _predict(
         self, queries: Tensor, level: Tensor, mask_features: Tensor, following: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks, class maps and where the next layer may not look, after every layer."""
+        """Masks, class maps and the attention mask of the next layer."""
         decoder = self.network.transformer_decoder
         normed = decoder.norm(queries)
         classes = torch.einsum("bqc,bchw->bqhw", perceptron(decoder.class_embed, normed), level)

@@ -1,14 +1,14 @@
-"""Speed of training: the step, the loader, which of the two is the limit, and what the loop costs over a bare step.
+"""Speed of training: step, data loader, which of the two is the bottleneck, and the overhead of Lightning's loop.
 
     python scripts/benchmarks/train.py --output figures                       the default: Swin-T at 512x512, batch 4
     python scripts/benchmarks/train.py --variants fp32 bf16 bf16-compile --output figures          on a CUDA machine
     python scripts/benchmarks/train.py backbone=resnet18 data.size=[128,128] data.batch_size=2            on a laptop
 
-Other arguments are overrides, as for training. For each variant, steps of Lightning's loop (with the callbacks and
-loggers of the configuration) and bare PyTorch steps (transfer, forward, loss, backward, optimiser, schedule; a network
-and an optimiser of their own) take turns within one process, on one batch that lies ready. The overhead is the median
-of the differences between neighbours, as a share of the median bare step; in processor time too, which does not count
-waiting. Then the loader is measured alone. Writes train.json with every single time, and prints a table.
+Other arguments are overrides, as for training. For each variant, steps of Lightning's loop (with the configured
+callbacks and loggers) alternate with bare PyTorch steps (transfer, forward, loss, backward, optimiser, schedule; on
+their own network and optimiser) within one process, on one preloaded batch. The overhead is the median difference
+between neighbouring steps relative to the median bare step, also in CPU time, which excludes waiting. Then the loader
+is measured alone. Writes train.json with the time of every step, and prints a table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from omegaconf import DictConfig
 from maskvos.benchmark.measure import describe
 from maskvos.benchmark.network import synchronise
 from maskvos.benchmark.variants import Setting
-from maskvos.run import build, build_system, build_trainer, compose
+from maskvos.build import build
+from maskvos.run import compose
+from maskvos.tasks.lightning import build_module, build_trainer
 from maskvos.training.module import SegmentationModule, parameter_groups
 from maskvos.types import Batch
 
@@ -42,23 +44,23 @@ VARIANTS = {
 }
 DEFAULTS = ["+experiment=swin_t", "backbone.pretrained=false", "data=synthetic", "data.size=[512,512]"]
 Times = tuple[float, float]
-"""Wall and processor seconds."""
+"""Wall and CPU seconds."""
 
 
 def clock(device: torch.device) -> Times:
-    """Now, when the device has done what it was given."""
+    """Current time, after synchronising the device."""
     synchronise(device)
     return time.perf_counter(), time.process_time()
 
 
 class BareStep:
-    """What PyTorch itself needs for a step, written out.
+    """A training step in plain PyTorch.
 
     Args:
-        system: Brings network, loss, optimiser and schedule; not the one that the loop trains.
-        device: Where to compute.
-        dtype: Of autocast; None: 32 bits.
-        steps: Of the schedule.
+        system: Provides network, loss, optimiser and schedule; not the module that the loop trains.
+        device: Device of the step.
+        dtype: Autocast dtype; None for float32.
+        steps: Length of the schedule.
     """
 
     def __init__(self, system: SegmentationModule, device: torch.device, dtype: torch.dtype | None, steps: int) -> None:
@@ -70,7 +72,7 @@ class BareStep:
         self.schedule = system.schedule(self.optimizer, steps)
 
     def __call__(self, batch: Batch) -> None:
-        """One step."""
+        """Run one step."""
         tensors = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             loss = self.system.loss(self.system(tensors), tensors["mask"])
@@ -81,12 +83,12 @@ class BareStep:
 
 
 class Turns:
-    """A loader of one batch, again and again, which does and times a bare step before it hands the batch to the loop.
+    """Loader that repeats one batch, and runs and times a bare step before each.
 
     Args:
-        batch: The batch.
-        bare: The bare step.
-        steps: How often.
+        batch: Batch to repeat.
+        bare: Bare step.
+        steps: Number of repeats.
     """
 
     def __init__(self, batch: Batch, bare: BareStep, steps: int) -> None:
@@ -106,21 +108,21 @@ class Turns:
             self.bare_times.append((end[0] - begin[0], end[1] - begin[1]))
             begin = clock(device)
             yield self.batch
-            # The loop comes back for the next batch when all that belongs to a step is done.
+            # The loop asks for the next batch when its step is complete.
             end = clock(device)
             self.loop_times.append((end[0] - begin[0], end[1] - begin[1]))
 
 
 def measure_step(cfg: DictConfig, batch: Batch, steps: int, warmup: int) -> dict[str, Any]:
-    """Seconds per step of the loop and of bare steps, and the memory that both need together."""
-    trainer, system = build_trainer(cfg), build_system(cfg)
+    """Times of the loop's and of bare steps, and the peak memory of both together."""
+    trainer, system = build_trainer(cfg), build_module(cfg)
     device = trainer.strategy.root_device
     dtype = torch.bfloat16 if str(cfg.trainer.precision).startswith("bf16") else None
-    turns = Turns(batch, BareStep(build_system(cfg), device, dtype, steps + warmup), steps + warmup)
+    turns = Turns(batch, BareStep(build_module(cfg), device, dtype, steps + warmup), steps + warmup)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer.fit(system, turns)
-    # The loop fetches one batch ahead, so that its first turn holds two fetches and the last is not asked after.
+    # The loop prefetches one batch: its first interval covers two fetches, and its last is missing.
     loop, bare = turns.loop_times[warmup:], turns.bare_times[warmup : len(turns.loop_times)]
     images = len(batch["video"])
     figures: dict[str, Any] = {"images": images, "loop": loop, "bare": bare}
@@ -135,13 +137,13 @@ def measure_step(cfg: DictConfig, batch: Batch, steps: int, warmup: int) -> dict
 
 
 def measure_loader(cfg: DictConfig, images: int) -> tuple[Batch, float]:
-    """A batch, and images per second of the loader alone, with the workers of the configuration."""
+    """A batch, and images per second of the loader alone, with the configured workers."""
     data = build(cfg.data)
     data.setup("fit")
     batches = iter(data.train_dataloader())
     batch = next(batches)
     for _ in zip(range(2 * data.num_workers), batches, strict=False):
-        pass  # what the workers have made ready while they waited
+        pass  # batches that the workers had prefetched
     begin, count = time.perf_counter(), 0
     for following in batches:
         count += len(following["video"])
@@ -155,7 +157,7 @@ def measure_loader(cfg: DictConfig, images: int) -> tuple[Batch, float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """Results as Markdown."""
     lines = [f"- {name}: {value}" for name, value in report["about"].items()]
     lines += [
         "",
@@ -176,13 +178,13 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Parse, measure, print and write."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as for training, after the defaults: " + " ".join(DEFAULTS))
+    parser.add_argument("overrides", nargs="*", help="overrides, applied after the defaults: " + " ".join(DEFAULTS))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="default: all on CUDA, else fp32")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps of each")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps per variant")
     parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--images", type=int, default=200, help="that the loader loads")
+    parser.add_argument("--images", type=int, default=200, help="images for timing the loader")
     parser.add_argument("--output", type=Path, help="folder for train.json and train.md")
     arguments = parser.parse_intermixed_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -199,10 +201,10 @@ def main() -> None:
         for name in variants:
             cfg = compose([*common, *VARIANTS[name]], Path(folder) / name)
             report["variants"][name] = measure_step(cfg, batch, arguments.steps, arguments.warmup)
-            gc.collect()  # or the next one's memory would hold this one's
+            gc.collect()  # otherwise the next variant's peak memory would include this one's
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         setting = Setting(Path(folder), torch.get_num_threads(), device)
-        about = describe(build_system(cfg).network.eval().requires_grad_(False), cfg.data.size, setting)
+        about = describe(build_module(cfg).network.eval().requires_grad_(False), cfg.data.size, setting)
         report["about"] = {**about, "precision": ", ".join(variants), "overrides": " ".join(arguments.overrides)}
     print(table(report))
     if arguments.output is not None:

@@ -119,7 +119,7 @@ def test_the_table_uses_settings_that_there_are(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(SCRIPTS / "benchmarks")
     light = importlib.import_module("light")
     plain, *others = [
-        compose(["+experiment=light", *light.SHORT, *changes, *light.LOOKS[""]]) for changes in light.VARIANTS.values()
+        compose(["+experiment=light", *light.SHORT, *changes, *light.TTA[""]]) for changes in light.VARIANTS.values()
     ]
     assert all(cfg != plain for cfg in others)
     for cfg in (plain, *others):
