@@ -11,6 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor
+
+import golden
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -30,3 +33,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real data and golden values are not here: no folder 'shared' beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def original_state(shared: Path) -> dict[str, Tensor]:
+    """State dict of the original network with golden weights."""
+    return golden.state_dict(shared / "golden")

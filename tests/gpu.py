@@ -1,4 +1,8 @@
-"""A GPU that knows shapes and no values, for tests on machines without one: does the host ever wait for it?"""
+"""A fake GPU (shapes without values) that detects host synchronisation, for tests on machines without a GPU.
+
+The only place that uses ``FakeTensorMode`` and ``TorchDispatchMode``: torch has no public API for tensors on a device
+that is absent.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
 class NoCopies(TorchDispatchMode):
-    """Refuses to copy between devices; a number of the host may be an operand, as it travels with the kernel's call."""
+    """Raises on copies between devices. CPU scalars are allowed as operands: they are kernel arguments."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -27,15 +31,15 @@ class NoCopies(TorchDispatchMode):
         return out
 
 
-class StandInGPU:
-    """Where tensors and networks are put."""
+class FakeGPU:
+    """Creates tensors and moves networks."""
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A tensor on it."""
+        """A tensor on the fake GPU."""
         return torch.empty(shape, dtype=dtype, device="cuda")
 
     def put(self, network: nn.Module) -> nn.Module:
-        """A network, which was built outside, with new parameters and buffers on it."""
+        """Replace the parameters and buffers of a network by fake ones."""
         for module in network.modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
@@ -47,7 +51,7 @@ class StandInGPU:
 
 
 @contextmanager
-def stand_in_gpu() -> Iterator[StandInGPU]:
-    """Within, whatever makes the host wait for a value, or copies between the devices, raises a RuntimeError."""
+def fake_gpu() -> Iterator[FakeGPU]:
+    """Context in which synchronising with the device, or copying between devices, raises a RuntimeError."""
     with FakeTensorMode(), NoCopies():
-        yield StandInGPU()
+        yield FakeGPU()

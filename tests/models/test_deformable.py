@@ -1,4 +1,4 @@
-"""Deformable attention: both ways to sample are one function, and that function is the paper's."""
+"""Deformable attention: both implementations agree, and sample as in the paper."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ def case(sizes: list[tuple[int, int]], seed: int, spread: float) -> tuple[torch.
     torch.manual_seed(seed)
     count, heads, points = sum(h * w for h, w in sizes), 2, 3
     value = torch.randn(2, count, heads, 4)
-    grid = Grid.of(sizes, value)
-    place = grid.origin[:, None, :, None] + spread * torch.randn(2, count, heads, len(sizes), points, 2)
+    grid = Grid.create(sizes, value)
+    locations = grid.points[:, None, :, None] + spread * torch.randn(2, count, heads, len(sizes), points, 2)
     weights = torch.rand(2, count, heads, len(sizes), points)
-    return value, place, weights, grid
+    return value, locations, weights, grid
 
 
 @given(levels, st.integers(0, 99), st.sampled_from([0.0, 1.0, 30.0]))
 @settings(deadline=None, max_examples=40)
-def test_both_ways_to_sample_agree(sizes: list[tuple[int, int]], seed: int, spread: float) -> None:
+def test_both_implementations_agree(sizes: list[tuple[int, int]], seed: int, spread: float) -> None:
     arguments = case(sizes, seed, spread)
     torch.testing.assert_close(_gather(*arguments), _sample_by_level(*arguments), atol=1e-4, rtol=1e-4)
 
 
 @given(levels, st.integers(0, 99))
 @settings(deadline=None, max_examples=20)
-def test_without_offset_every_query_reads_its_own_place(sizes: list[tuple[int, int]], seed: int) -> None:
-    """On its own level a query's place is a pixel centre, so bilinear sampling gives that pixel."""
-    value, place, weights, grid = case(sizes, seed, 0.0)
+def test_zero_offsets_sample_the_query_pixel(sizes: list[tuple[int, int]], seed: int) -> None:
+    """On its own level, the reference point of a query is a pixel centre, so sampling returns that pixel."""
+    value, locations, weights, grid = case(sizes, seed, 0.0)
     start = 0
     for level, (h, w) in enumerate(sizes):
         own = torch.zeros_like(weights)
         own[:, :, :, level, 0] = 1
-        sampled = _gather(value, place, own, grid)[:, start : start + h * w]
+        sampled = _gather(value, locations, own, grid)[:, start : start + h * w]
         torch.testing.assert_close(sampled, value[:, start : start + h * w].flatten(2), atol=1e-4, rtol=1e-4)
         start += h * w
 
 
-def test_nothing_is_read_outside() -> None:
-    value, place, weights, grid = case([(3, 4)], 0, 0.0)
-    assert (_gather(value, place + 100, weights, grid) == 0).all()
-    assert (_gather(value, place - 100, weights, grid) == 0).all()
+def test_samples_outside_of_the_map_are_zero() -> None:
+    value, locations, weights, grid = case([(3, 4)], 0, 0.0)
+    assert (_gather(value, locations + 100, weights, grid) == 0).all()
+    assert (_gather(value, locations - 100, weights, grid) == 0).all()
 
 
-def test_half_precision_does_not_move_the_points() -> None:
-    """Along a ramp, a value is its place: bfloat16 places miss by up to an eighth of a pixel here."""
+def test_half_precision_keeps_exact_locations() -> None:
+    """On a ramp, a value equals its location; bfloat16 locations would be off by up to 1/8 pixel."""
     sizes = [(1, 128)]
-    grid = Grid.of(sizes, torch.zeros(1))
-    # The ramp is exact in bfloat16, and so small around the place that its rounding does not count.
+    grid = Grid.create(sizes, torch.zeros(1))
+    # Around the location, the ramp is exact in bfloat16 and small enough to ignore rounding.
     ramp = (torch.arange(128.0) - 100).clamp(-2, 2).view(1, 128, 1, 1)
-    place = torch.full((1, 128, 1, 1, 1, 2), 100.25) * torch.tensor([1.0, 0.0])
+    locations = torch.full((1, 128, 1, 1, 1, 2), 100.25) * torch.tensor([1.0, 0.0])
     weights = torch.ones(1, 128, 1, 1, 1)
     for sample in (_sample_by_level, _gather):
-        out = sample(ramp.bfloat16(), place, weights.bfloat16(), grid)
+        out = sample(ramp.bfloat16(), locations, weights.bfloat16(), grid)
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.float(), torch.full_like(out.float(), 0.25), atol=2e-3, rtol=0)
 
@@ -71,7 +71,7 @@ def test_training_and_inference_agree() -> None:
     torch.nn.init.normal_(attention.attention_weights.weight)
     sizes = [(4, 3), (8, 6)]
     x = torch.randn(2, 60, 16)
-    grid = Grid.of(sizes, x)
+    grid = Grid.create(sizes, x)
     trained = attention(x, x, grid)
     assert trained.requires_grad
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Losses: values by hand, bounds, and gradients that point the right way."""
+"""Losses: hand-computed values, definitions, gradients, batches, and invalid settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mask() -> Tensor:
     return mask
 
 
-def test_bce_of_undecided_logits_is_log_two(mask: Tensor) -> None:
+def test_bce_of_zero_logits_is_log_two(mask: Tensor) -> None:
     assert BCE()(torch.zeros_like(mask), mask).item() == pytest.approx(math.log(2))
 
 
@@ -41,44 +41,44 @@ def test_dice_by_hand() -> None:
 
 
 @every_loss
-def test_perfect_is_near_zero_and_wrong_is_worse(loss: nn.Module, mask: Tensor) -> None:
+def test_perfect_predictions_are_near_zero_and_wrong_ones_worse(loss: nn.Module, mask: Tensor) -> None:
     right = loss(40 * (mask - 0.5), mask)
     wrong = loss(-40 * (mask - 0.5), mask)
     assert right < 1e-3 < wrong
 
 
 @every_loss
-def test_gradient_pulls_logits_to_the_mask(loss: nn.Module, mask: Tensor) -> None:
+def test_gradient_moves_logits_towards_the_mask(loss: nn.Module, mask: Tensor) -> None:
     logits = torch.zeros_like(mask, requires_grad=True)
     loss(logits, mask).backward()
     assert (logits.grad[mask > 0] < 0).all()
-    # Lovasz counts no further background once nothing of the object is right.
+    # Lovasz has zero gradient for further background pixels once the whole object is wrong.
     assert (logits.grad[mask == 0] >= 0).all()
     assert logits.grad[mask == 0].sum() > 0
     assert loss(logits - 0.1 * logits.grad, mask) < loss(logits, mask)
 
 
 @every_loss
-def test_empty_mask_predicted_empty_costs_nothing(loss: nn.Module) -> None:
+def test_correct_empty_mask_has_zero_loss(loss: nn.Module) -> None:
     empty = torch.zeros(1, 1, 8, 8)
     assert loss(torch.full_like(empty, -40.0), empty).item() == pytest.approx(0, abs=1e-6)
 
 
 @every_loss
-def test_a_batch_costs_the_mean_of_its_maps(loss: nn.Module, mask: Tensor) -> None:
+def test_batch_loss_is_the_mean_over_maps(loss: nn.Module, mask: Tensor) -> None:
     logits = noise(0)
     alone = [loss(logits[i : i + 1], mask[i : i + 1]).item() for i in range(2)]
     assert loss(logits, mask).item() == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 
 @every_loss
-def test_mirrored_map_and_mask_cost_the_same(loss: nn.Module, mask: Tensor) -> None:
+def test_losses_are_invariant_to_mirroring(loss: nn.Module, mask: Tensor) -> None:
     logits = noise(1)
     assert loss(logits.flip(-1), mask.flip(-1)).item() == pytest.approx(loss(logits, mask).item(), rel=1e-5)
 
 
 @every_loss
-def test_far_off_logits_give_finite_values_and_gradients(loss: nn.Module, mask: Tensor) -> None:
+def test_extreme_logits_give_finite_values_and_gradients(loss: nn.Module, mask: Tensor) -> None:
     for scale in (1e4, -1e4):
         logits = (scale * (mask - 0.5)).requires_grad_()
         value = loss(logits, mask)
@@ -87,7 +87,7 @@ def test_far_off_logits_give_finite_values_and_gradients(loss: nn.Module, mask: 
         assert torch.isfinite(logits.grad).all()
 
 
-def test_focal_by_hand_and_without_its_factors_cross_entropy(mask: Tensor) -> None:
+def test_focal_by_hand_and_as_plain_cross_entropy(mask: Tensor) -> None:
     half = torch.tensor([[[[0.0, 0.0]]]])
     target = torch.tensor([[[[1.0, 0.0]]]])
     expected = (0.25 + 0.75) / 2 * 0.5**2 * math.log(2)
@@ -95,7 +95,7 @@ def test_focal_by_hand_and_without_its_factors_cross_entropy(mask: Tensor) -> No
     assert Focal(0.0, None)(noise(2), mask).item() == pytest.approx(BCE()(noise(2), mask).item())
 
 
-def test_boundary_weights_by_hand_and_without_them_cross_entropy(mask: Tensor) -> None:
+def test_boundary_weights_by_hand_and_as_plain_cross_entropy(mask: Tensor) -> None:
     # In a row of two pixels, one of each kind, with a square of 3: the local mean is 1/2 for both, the weights equal.
     row, target = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
     assert BoundaryBCE(3)(row, target).item() == pytest.approx(BCE()(row, target).item())
@@ -108,14 +108,14 @@ def test_boundary_weights_by_hand_and_without_them_cross_entropy(mask: Tensor) -
 
 
 def jaccard_loss(truth: np.ndarray, wrong: np.ndarray) -> float:
-    """1 - J of the prediction that is wrong exactly at these pixels."""
+    """1 - J of the prediction that is wrong at exactly these pixels."""
     predicted = truth ^ wrong
     union = (truth | predicted).sum()
     return 1 - (truth & predicted).sum() / union if union else 0.0
 
 
 def lovasz_extension(truth: np.ndarray, errors: np.ndarray) -> float:
-    """The definition: errors from large to small, each times how much the set function grows by its pixel."""
+    """The definition: sorted errors times the increments of the set function."""
     wrong, before, total = np.zeros_like(truth), 0.0, 0.0
     for pixel in np.argsort(-errors):
         wrong[pixel] = True
@@ -126,7 +126,7 @@ def lovasz_extension(truth: np.ndarray, errors: np.ndarray) -> float:
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
-def test_lovasz_is_its_definition(seed: int, share: float) -> None:
+def test_lovasz_equals_its_definition(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     truth, logits = rng.random(30) < share, rng.normal(0, 2, 30).astype(np.float32)
     expected = lovasz_extension(truth, 1 - logits * (2.0 * truth - 1))
@@ -135,22 +135,22 @@ def test_lovasz_is_its_definition(seed: int, share: float) -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_lovasz_of_a_decided_map_is_one_minus_jaccard(seed: int) -> None:
+def test_lovasz_of_confident_maps_is_one_minus_jaccard(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, predicted = rng.random(40) < 0.5, rng.random(40) < 0.5
-    # Right by a margin of 1 costs nothing; wrong at the threshold costs the pixel's whole share.
+    # Correct pixels have a margin of 1 (zero loss), wrong ones are at the threshold.
     logits = np.where(predicted == truth, np.where(truth, 1.0, -1.0), 0.0)
     value = Lovasz()(torch.from_numpy(logits).view(1, 1, 5, 8), torch.from_numpy(truth).view(1, 1, 5, 8))
     assert value.item() == pytest.approx(jaccard_loss(truth, truth != predicted), abs=1e-6)
 
 
-def test_weighted_sum_weighs(mask: Tensor) -> None:
+def test_weighted_sum(mask: Tensor) -> None:
     logits = noise(0)
     both = WeightedSum({"bce": BCE(), "dice": Dice()}, {"dice": 0.25})
     assert both(logits, mask).item() == pytest.approx((BCE()(logits, mask) + 0.25 * Dice()(logits, mask)).item())
 
 
-def test_parts_of_a_sum_are_not_weighted_and_weight_zero_is_left_out(mask: Tensor) -> None:
+def test_parts_are_unweighted_and_skip_zero_weights(mask: Tensor) -> None:
     loss = WeightedSum({"bce": BCE(), "dice": Dice(), "focal": Focal()}, {"bce": 2.0, "focal": 0.0})
     parts = loss.parts(noise(0), mask)
     assert parts.keys() == {"bce", "dice"}
@@ -159,7 +159,7 @@ def test_parts_of_a_sum_are_not_weighted_and_weight_zero_is_left_out(mask: Tenso
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: WeightedSum({"bce": BCE()}, {"bc": 1.0}), "'bce'"),
         (lambda: WeightedSum({"bce": BCE()}, {"bce": -1.0}), "negative"),
@@ -170,8 +170,8 @@ def test_parts_of_a_sum_are_not_weighted_and_weight_zero_is_left_out(mask: Tenso
         (lambda: Focal(2.0, 25), "alpha 25"),
     ],
 )
-def test_wrong_settings_are_refused(make, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_invalid_settings(make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make()
 
 

@@ -1,4 +1,4 @@
-"""Parameter groups: each parameter once, at the right rate, with decay where it means something; and their table."""
+"""Parameter groups: learning rates, layer-wise decay, weight decay, and their table; fused optimisers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from maskvos.build import build
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.backbones.mit import MixTransformer
 from maskvos.models.backbones.swin import Swin
 from maskvos.models.backbones.timm import TimmBackbone
 from maskvos.models.backbones.tiny import Tiny
-from maskvos.run import build, compose
+from maskvos.run import compose
 from maskvos.training.optim import group_table, parameter_groups
 
 
 class Pair(nn.Module):
-    """An encoder and something behind it."""
+    """An encoder and a decoder."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -24,8 +25,8 @@ class Pair(nn.Module):
         self.decoder = nn.Linear(4, 2)
 
 
-class Unknown(Backbone):
-    """A backbone that does not tell its layers."""
+class WithoutLayers(Backbone):
+    """A backbone without `layer_ids`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,18 +34,18 @@ class Unknown(Backbone):
 
 
 def scales(module: nn.Module, **factors: float) -> dict[str, float]:
-    """Parameter name to the factor on its learning rate."""
+    """Learning-rate factors by parameter name."""
     rates = {id(p): group["lr_scale"] for group in parameter_groups(module, **factors) for p in group["params"]}
     return {name: rates[id(p)] for name, p in module.named_parameters()}
 
 
-def test_each_parameter_is_in_one_group_and_norms_and_biases_are_spared() -> None:
+def test_norms_biases_and_embeddings_have_no_weight_decay() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2), nn.Embedding(5, 4))
     module[0].bias.requires_grad_(False)
     groups = {group["name"]: group for group in parameter_groups(module)}
     assert {id(p) for p in groups["decay"]["params"]} == {id(module[0].weight), id(module[2].weight)}
-    spared = {id(p) for p in (module[1].weight, module[1].bias, module[2].bias, module[3].weight)}
-    assert {id(p) for p in groups["no_decay"]["params"]} == spared
+    no_decay = {id(p) for p in (module[1].weight, module[1].bias, module[2].bias, module[3].weight)}
+    assert {id(p) for p in groups["no_decay"]["params"]} == no_decay
     assert groups["no_decay"]["weight_decay"] == 0
 
 
@@ -54,21 +55,23 @@ def published() -> nn.Module:
 
 
 @pytest.mark.parametrize("factors", [{}, {"backbone_factor": 0.1}, {"layer_decay": 0.8}], ids=str)
-def test_the_published_network_decays_weights_alone(published: nn.Module, factors: dict[str, float]) -> None:
+def test_weight_decay_of_the_published_network(published: nn.Module, factors: dict[str, float]) -> None:
     network = published
     groups = parameter_groups(network, **factors)
     members = [id(p) for group in groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in network.parameters())
     decayed = {id(p) for group in groups if "weight_decay" not in group for p in group["params"]}
     norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
-    spared = {id(p) for part in network.modules() if isinstance(part, norms) for p in part.parameters()}
-    spared |= {id(p) for name, p in network.named_parameters() if name.endswith("bias") or "relative_position" in name}
-    assert not decayed & spared
+    no_decay = {id(p) for part in network.modules() if isinstance(part, norms) for p in part.parameters()}
+    no_decay |= {
+        id(p) for name, p in network.named_parameters() if name.endswith("bias") or "relative_position" in name
+    }
+    assert not decayed & no_decay
     weights = {id(part.weight) for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)}
     assert weights <= decayed
 
 
-def test_backbone_factor_slows_the_encoders_alone() -> None:
+def test_backbone_factor_applies_to_encoders_only() -> None:
     found = scales(Pair(Tiny()), backbone_factor=0.1)
     assert {scale for name, scale in found.items() if name.startswith("encoder")} == {0.1}
     assert {scale for name, scale in found.items() if name.startswith("decoder")} == {1.0}
@@ -95,36 +98,36 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_layers_slow_down_with_their_distance_from_the_decoder(name: str) -> None:
+def test_layer_wise_learning_rate_decay(name: str) -> None:
     make, layers, order = BACKBONES[name]
     backbone = make()
-    depths = backbone.depths()
-    assert depths.keys() == {name for name, _ in backbone.named_parameters()}
-    assert set(depths.values()) == set(range(layers))
-    met = [{depth for name, depth in depths.items() if name.startswith(prefix + ".")} for prefix in order]
-    assert all(len(found) == 1 for found in met), met
-    flat = [found.pop() for found in met]
+    ids = backbone.layer_ids()
+    assert ids.keys() == {name for name, _ in backbone.named_parameters()}
+    assert set(ids.values()) == set(range(layers))
+    by_prefix = [{layer for name, layer in ids.items() if name.startswith(prefix + ".")} for prefix in order]
+    assert all(len(found) == 1 for found in by_prefix), by_prefix
+    flat = [found.pop() for found in by_prefix]
     assert flat == sorted(set(flat))
     found = scales(Pair(backbone), layer_decay=0.5, backbone_factor=0.2)
-    for key, depth in depths.items():
-        assert found[f"encoder.{key}"] == pytest.approx(0.2 * 0.5 ** (layers - depth))
+    for key, layer in ids.items():
+        assert found[f"encoder.{key}"] == pytest.approx(0.2 * 0.5 ** (layers - layer))
     assert found["decoder.weight"] == 1
 
 
-def test_a_backbone_that_does_not_tell_its_layers_gets_the_plain_factor() -> None:
-    found = scales(Pair(Unknown()), layer_decay=0.5, backbone_factor=0.2)
+def test_a_backbone_without_layers_gets_the_backbone_factor() -> None:
+    found = scales(Pair(WithoutLayers()), layer_decay=0.5, backbone_factor=0.2)
     assert found["encoder.conv.weight"] == 0.2
     assert found["decoder.weight"] == 1
 
 
-def test_streams_of_unlike_depth_share_the_groups_of_their_distance() -> None:
+def test_streams_of_different_depth_count_layers_from_the_decoder() -> None:
     both = nn.ModuleDict({"rgb": Tiny(depths=(2, 2, 1, 1)), "flow": Tiny()})
     found = scales(both, layer_decay=0.5)
     assert found["rgb.stages.3.0.conv1.weight"] == found["flow.stages.3.0.conv1.weight"] == 0.5
     assert found["rgb.stem.0.weight"] < found["flow.stem.0.weight"]
 
 
-def test_the_table_tells_rates_decay_and_sizes() -> None:
+def test_group_table() -> None:
     module = Pair(Tiny())
     module.encoder.stem.requires_grad_(False)
     groups = parameter_groups(module, backbone_factor=0.1)
@@ -141,7 +144,7 @@ def test_the_table_tells_rates_decay_and_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_one_kernel_for_all_parameters_steps_the_same(name: str) -> None:
+def test_fused_optimizers_give_the_same_steps(name: str) -> None:
     results = []
     for fused in ("null", "true"):
         module = nn.Linear(4, 3)

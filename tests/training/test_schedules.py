@@ -1,4 +1,4 @@
-"""Schedules: where they start, where they end, and that they never rise after the warm-up."""
+"""Learning-rate schedules: start, end, formula, and steps beyond the planned total."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rates(schedule: Callable[..., LRScheduler], steps: int = STEPS) -> list[floa
     return values
 
 
-def test_constant_stays() -> None:
+def test_constant() -> None:
     assert set(rates(schedules.constant)) == {2.0}
 
 
@@ -34,7 +34,7 @@ def test_poly_follows_its_formula() -> None:
     assert rates(schedules.poly) == pytest.approx(expected)
 
 
-def test_cosine_rises_then_falls_to_the_floor() -> None:
+def test_cosine_warms_up_then_decays_to_the_floor() -> None:
     values = rates(partial(schedules.cosine_warmup, warmup=0.25, floor=0.1), STEPS)
     peak = STEPS // 4
     assert values[:peak] == pytest.approx([2.0 * (step + 1) / peak for step in range(peak)])
@@ -43,7 +43,7 @@ def test_cosine_rises_then_falls_to_the_floor() -> None:
 
 
 @pytest.mark.parametrize("name", ["constant", "poly", "cosine_warmup"])
-def test_more_steps_than_planned_do_no_harm(name: str) -> None:
+def test_more_steps_than_planned(name: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     scheduler = getattr(schedules, name)(optimizer, 3)
     for _ in range(6):

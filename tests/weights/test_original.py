@@ -1,4 +1,4 @@
-"""The original's checkpoints and golden values; files that must be refused."""
+"""Checkpoints and golden values of the original network; safe reading and loading of checkpoint files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def original(original_state: dict[str, Tensor]) -> MaskVOS:
 
 
 @pytest.mark.shared
-def test_logits_and_stages_equal_the_originals(original: MaskVOS, shared: Path) -> None:
+def test_golden_parity_of_logits_and_intermediate_features(original: MaskVOS, shared: Path) -> None:
     golden = {k: torch.from_numpy(v) for k, v in np.load(shared / "golden" / "maskvos_swin_t_128.npz").items()}
     stages: dict[str, Tensor] = {}
 
@@ -47,12 +47,12 @@ def test_logits_and_stages_equal_the_originals(original: MaskVOS, shared: Path) 
     torch.testing.assert_close(logits, golden.pop("logits"), atol=1e-3, rtol=0)
     assert stages.keys() == golden.keys()
     for name, expected in golden.items():
-        ours = stages[name][:1, : expected.shape[1]]
-        assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max(), name
+        actual = stages[name][:1, : expected.shape[1]]
+        assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max(), name
 
 
 @pytest.mark.shared
-def test_the_whole_checkpoint_file_loads_with_module_prefix(
+def test_a_checkpoint_file_with_module_prefix_loads(
     original: MaskVOS, original_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     checkpoint = {
@@ -68,22 +68,29 @@ def test_the_whole_checkpoint_file_loads_with_module_prefix(
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
-def test_import_is_strict(original_state: dict[str, Tensor], change: str) -> None:
-    state = dict(original_state)
-    if change == "missing":
-        del state["mask2former.conv1.bias"]
-    elif change == "unknown":
-        state["mask2former.conv5.bias2"] = state["decode_head.linear_saliency_pred.bias"]
-    else:
-        state["mask2former.conv1.bias"] = torch.zeros(64)
-    with pytest.raises(UserError, match=r"conv|projections"):
-        from_original(state)
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mask2former.conv1.bias", None, r"projections\.convs\.0\.bias: not in the file"),
+        ("mask2former.conv1.bias", torch.zeros(64), r"projections\.convs\.0\.bias: \(64,\) in the file"),
+        ("mask2former.conv5.bias", torch.zeros(1), r"projections\.convs\.4\.bias: not in the network"),
+        (
+            "mask2former.convolution.bias",
+            torch.zeros(1),
+            "'mask2former.convolution.bias' is not a tensor",
+        ),
+    ],
+    ids=["missing", "shape", "unexpected", "unknown name"],
+)
+def test_import_is_strict(original_state: dict[str, Tensor], key: str, value: Tensor | None, message: str) -> None:
+    state = {**original_state, key: value}
+    with pytest.raises(UserError, match=message):
+        from_original({name: tensor for name, tensor in state.items() if tensor is not None})
 
 
 @pytest.mark.shared
-def test_every_tensor_of_the_original_has_a_place(original_state: dict[str, Tensor], original: MaskVOS) -> None:
-    """Nothing is dropped but the index that follows from the window."""
+def test_every_tensor_of_the_original_is_imported(original_state: dict[str, Tensor], original: MaskVOS) -> None:
+    """Except the relative position index, which follows from the window size."""
     own = original.state_dict()
     derived = [key for key in original_state if key.endswith("relative_position_index")]
     assert len(original_state) == 644
@@ -109,7 +116,7 @@ def test_parameter_counts() -> None:
 
 
 class Malicious:
-    """Unpickling it would make a folder."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,8 +126,8 @@ class Malicious:
 
 
 @pytest.mark.parametrize("protocol", ["zip", "legacy", "pickle"])
-def test_a_file_that_would_run_code_is_refused(protocol: str, tmp_path: Path) -> None:
-    target, file = tmp_path / "made_by_the_file", tmp_path / "weights.pth"
+def test_a_checkpoint_that_would_run_code_is_refused(protocol: str, tmp_path: Path) -> None:
+    target, file = tmp_path / "created", tmp_path / "weights.pth"
     content = {"state_dict": {"a": torch.zeros(1)}, "extra": Malicious(target)}
     if protocol == "pickle":
         file.write_bytes(pickle.dumps({"extra": Malicious(target)}))
@@ -131,11 +138,11 @@ def test_a_file_that_would_run_code_is_refused(protocol: str, tmp_path: Path) ->
     assert not target.exists()
 
 
-def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.pth"
-    torch.save({"a": torch.zeros(1000)}, whole)
+def test_damaged_and_missing_files(tmp_path: Path) -> None:
+    intact = tmp_path / "intact.pth"
+    torch.save({"a": torch.zeros(1000)}, intact)
     for name, content in {
-        "cut.pth": whole.read_bytes()[:700],
+        "cut.pth": intact.read_bytes()[:700],
         "text.pth": b"version https://git-lfs.github.com/spec/v1\n",
         "empty.ckpt": b"",
         "cut.safetensors": b"\x10\x00",
@@ -149,7 +156,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
-def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(UserError, match=r"tensor\.pth.*Tensor"):
         read_checkpoint(tmp_path / "tensor.pth")
@@ -157,12 +164,12 @@ def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path: Path) -> None:
         tensors_of({"epoch": 3}, "a file")
 
 
-def test_safetensors_are_read(tmp_path: Path) -> None:
+def test_safetensors(tmp_path: Path) -> None:
     save_file({"module.a": torch.arange(3.0)}, tmp_path / "w.safetensors")
     assert torch.equal(tensors_of(read_checkpoint(tmp_path / "w.safetensors"), "w")["a"], torch.arange(3.0))
 
 
-def test_strict_loading_explains_and_warm_start_lists() -> None:
+def test_strict_loading_and_warm_start() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     state = {"0.weight": torch.ones(3, 2), "0.bias": torch.ones(4), "9.bias": torch.ones(1)}
     with pytest.raises(UserError, match=r"best\.ckpt.*another architecture.*0\.bias.*init_from"):

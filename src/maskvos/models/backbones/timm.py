@@ -18,7 +18,7 @@ from maskvos.models.backbones.hub import offline_if_unreachable
 from maskvos.models.layers import crop
 
 _STRIDE = 32
-# Options of `timm.create_model` that read files or download. A configuration can come from somebody else's checkpoint,
+# Options of `timm.create_model` that read files or download. A configuration can come from an untrusted checkpoint,
 # so weights are loaded by `Backbone.load_pretrained` only.
 _FORBIDDEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_strict")
 
