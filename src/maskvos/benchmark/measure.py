@@ -11,8 +11,9 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,15 @@ import torch
 from maskvos.benchmark.network import Timing, multiply_adds, random_images, time_variants
 from maskvos.benchmark.pipeline import procedural_video, time_pipeline
 from maskvos.benchmark.report import BenchmarkReport
-from maskvos.benchmark.variants import VARIANTS, Forward, Setting
+from maskvos.benchmark.variants import VARIANTS, Setting
 from maskvos.data.datamodule import VideoDataModule
 from maskvos.environment import versions
 from maskvos.errors import UserError, nearest
 from maskvos.models.network import MaskVOS
 from maskvos.types import Video
 
-PRECISIONS = {
-    "32-true": None,
-    "32": None,
-    "bf16-mixed": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "16-mixed": torch.float16,
-    "16": torch.float16,
-}
+PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "32": None}
+PRECISIONS |= {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
 _PACKAGES = ("maskvos", "torch", "numpy", "opencv-python-headless", "av", "onnxruntime", "openvino")
 
 
@@ -108,7 +103,7 @@ def benchmark(
         network = network.to(device)
         timings: list[Timing] = []
         for batch in options.batches:
-            prepare = {name: _preparation(name, network, setting) for name in options.variants}
+            prepare = {name: partial(VARIANTS[name], network, setting) for name in options.variants}
             images = random_images(batch, transform.size, device)
             timings += time_variants(prepare, images, options.repeats, options.warmup)
         video = video or procedural_video(setting.folder, options.frames)
@@ -116,10 +111,6 @@ def benchmark(
             network, video, datamodule.flow, transform, setting, options.frames, min(options.warmup, options.frames)
         )
     return BenchmarkReport(facts, timings, {"video": video.name, **pipeline})
-
-
-def _preparation(name: str, network: MaskVOS, setting: Setting) -> Callable[[], Forward]:
-    return lambda: VARIANTS[name](network, setting)
 
 
 @contextlib.contextmanager

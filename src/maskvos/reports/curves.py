@@ -10,17 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maskvos.metrics.results import FrameRow, SequenceScore, Summary
-from maskvos.reports import plots
-from maskvos.reports.scores import (
-    SHOWN,
-    frame_score,
-    head_and_tail,
-    lower_is_better,
-    measure_of,
-    number,
-    ranked,
-    title_of,
-)
+from maskvos.reports import plots, scores
+from maskvos.reports.scores import SHOWN, frame_score, lower_is_better, measure_of, number
 
 Series = Mapping[str, Mapping[str, np.ndarray]]
 """By sequence and measure, the scores (T,) of all frames in order; nan for frames that are excluded or not scored."""
@@ -65,11 +56,6 @@ def downsample(values: np.ndarray, points: int, lower: bool = False) -> tuple[np
 def page_curves(summary: Summary, rows: Sequence[SequenceScore], series: Series) -> tuple[list[dict[str, Any]], bool]:
     """Curves of the listed sequences for the HTML page, about `POINTS` points in total.
 
-    Args:
-        summary: The evaluation.
-        rows: The listed sequences, in order.
-        series: Curves from `series_of`.
-
     Returns:
         One dict per curve, and whether any curve was downsampled.
     """
@@ -101,10 +87,10 @@ def page_curves(summary: Summary, rows: Sequence[SequenceScore], series: Series)
 
 def _svg_path(values: np.ndarray, points: int, lower: bool) -> str:
     """SVG path of a curve, 1000 wide and 100 high, with gaps at nan."""
-    positions, scores = downsample(values, points, lower)
+    positions, heights = downsample(values, points, lower)
     across = positions * (1000 / max(1, len(values) - 1)) if len(values) > 1 else np.array([500.0])
     parts, pen = [], "M"
-    for x, value in zip(across, scores, strict=True):
+    for x, value in zip(across, heights, strict=True):
         if math.isnan(value):
             pen = "M"
             continue
@@ -117,17 +103,17 @@ def _svg_path(values: np.ndarray, points: int, lower: bool) -> str:
 
 def draw_bars(summary: Summary, main: str) -> Figure | None:
     """Bar chart of the sequences, best first; None without scores."""
-    rows = head_and_tail(ranked(summary.sequences, main), _BARS)
+    rows = scores.head_and_tail(scores.ranked(summary.sequences, main), _BARS)
     if not rows or not main:
         return None
-    label = title_of(main) if len(rows) == len(summary.sequences) else f"{title_of(main)} ({_BARS} of all sequences)"
+    label = scores.title_of(main) + (f" ({_BARS} of all sequences)" if len(rows) < len(summary.sequences) else "")
     values = [row.values.get(main, math.nan) for row in rows]
     return plots.bars([row.name for row in rows], values, label, summary.overall.get(main, math.nan))
 
 
 def draw_curves(summary: Summary, main: str, series: Series) -> Figure | None:
     """Curves of the worst sequences; None without scores."""
-    names = dict.fromkeys(row.video for row in reversed(ranked(summary.sequences, main)) if row.video in series)
+    names = dict.fromkeys(row.video for row in reversed(scores.ranked(summary.sequences, main)) if row.video in series)
     panels = {
         name: {measure_of(m): downsample(v, _CURVE_POINTS, lower_is_better(m))[1] for m, v in series[name].items()}
         for name in list(names)[:_PANELS]

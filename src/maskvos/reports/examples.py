@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from maskvos.data.dataset import FrameDataset, collate, read_mask
 from maskvos.errors import UserError
 from maskvos.inference.postprocess import probabilities
+from maskvos.inference.tta import Segment
 from maskvos.media.draw import draw_errors
 from maskvos.media.images import read_image
 from maskvos.metrics.layout import find_predictions
@@ -37,13 +38,7 @@ _SIDE = 640
 
 
 class Example(NamedTuple):
-    """A frame with its masks.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB, at the frame's own size.
-        truth: (H, W) bool, ground truth.
-        prediction: (H, W) bool.
-    """
+    """A frame (H, W, 3) uint8 RGB at its own size, its ground truth (H, W) bool, and the prediction (H, W) bool."""
 
     image: np.ndarray
     truth: np.ndarray
@@ -81,16 +76,9 @@ def candidates(frames: Sequence[FrameRow], measure: str, best: bool) -> Iterator
 def example_figures(
     frames: Sequence[FrameRow], measure: str, source: ExampleSource, advance: Callable[[], None]
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The worst and the best frames for the HTML page.
+    """The `candidates` with their pictures: ``("Worst", figures)`` and ``("Best", figures)``, at most `EXAMPLES` each.
 
-    Args:
-        frames: All frames, those of a sequence in order.
-        measure: Score to sort by.
-        source: Provides the images and masks.
-        advance: Called after each figure.
-
-    Returns:
-        ``("Worst", figures)`` and ``("Best", figures)``, at most `EXAMPLES` each.
+    Calls ``advance`` after each figure.
     """
     count = min(EXAMPLES, max(1, sum(not row.left_out for row in frames) // 2))
     shown: set[tuple[str, str]] = set()
@@ -210,7 +198,7 @@ def predicted_masks(
         batch = collate([dataset[indices[name, frame_name]]])
         moved = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
         with trainer.precision_plugin.test_step_context():
-            logits = module.tta(module.network.segment, moved)
+            logits = module.tta(cast(Segment, module.network.segment), moved)
         (probability,) = probabilities(logits, batch["size"])
         truth = batch["truth"][0]
         prediction = protocol.foreground(probability)

@@ -21,20 +21,9 @@ from maskvos.environment import versions
 from maskvos.media.draw import FALSE_NEGATIVE, FALSE_POSITIVE
 from maskvos.media.files import write_bytes
 from maskvos.metrics.results import Summary
-from maskvos.reports import plots
+from maskvos.reports import plots, scores
 from maskvos.reports.curves import Series, draw_bars, draw_curves, page_curves, series_of
 from maskvos.reports.examples import EXAMPLES, ExampleSource, example_figures
-from maskvos.reports.scores import (
-    exact,
-    head_and_tail,
-    lower_is_better,
-    main_measure,
-    measure_of,
-    number,
-    ranked,
-    speed,
-    title_of,
-)
 from maskvos.types import Video
 
 PAGE = "report.html"
@@ -43,13 +32,7 @@ _PACKAGES = ("maskvos", "torch", "pytorch-lightning", "numpy", "opencv-python-he
 
 
 def about_run(
-    task: str,
-    config: Mapping[str, Any],
-    videos: Sequence[Video],
-    frames: int,
-    seconds: float,
-    source: str,
-    device: str,
+    task: str, config: Mapping[str, Any], videos: Sequence[Video], frames: int, seconds: float, source: str, device: str
 ) -> dict[str, Any]:
     """Collect how scores were obtained, as plain containers for `Summary.run`.
 
@@ -98,7 +81,7 @@ def write_report(
     """
     folder = Path(folder)
     summary.write(folder)
-    main = main_measure(summary.overall)
+    main = scores.main_measure(summary.overall)
     series = series_of(summary)
     figures = {"sequences.png": draw_bars(summary, main), "curves.png": draw_curves(summary, main, series)}
     for name, figure in figures.items():
@@ -123,13 +106,14 @@ def render(template: str, **content: Any) -> str:
     """Render a page of ``templates/``, with all content HTML-escaped."""
     loader = jinja2.PackageLoader("maskvos.reports")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, exact=exact, speed=speed, title_of=title_of, measure_of=measure_of)
+    for function in (scores.number, scores.exact, scores.speed, scores.title_of, scores.measure_of):
+        environment.filters[function.__name__] = function
     return environment.get_template(template).render(content)
 
 
 def _content(summary: Summary, main: str, series: Series) -> dict[str, Any]:
     """Variables of the template, without the pictures."""
-    rows = head_and_tail(ranked(summary.sequences, main), ROWS)
+    rows = scores.head_and_tail(scores.ranked(summary.sequences, main), ROWS)
     curves, downsampled = page_curves(summary, rows, series)
     run = summary.run
     means = [(f"class {name}", values) for name, values in summary.classes.items()]
@@ -142,8 +126,8 @@ def _content(summary: Summary, main: str, series: Series) -> dict[str, Any]:
         "left_out": sum(summary.counts["left_out"].values()),
         "headline": _headline(summary.overall, main),
         "main": main,
-        "main_title": title_of(main),
-        "lower": lower_is_better(main),
+        "main_title": scores.title_of(main),
+        "lower": scores.lower_is_better(main),
         "others": [name for name in summary.overall if name != main],
         "rows": rows,
         "total": len(summary.sequences),
@@ -169,13 +153,14 @@ def _headline(overall: Mapping[str, float], main: str) -> list[dict[str, Any]]:
         if base in groups and statistic in ("recall", "decay"):
             groups[base]["more"].append((statistic, value))
         else:
-            groups[name] = {"title": title_of(name), "value": value, "lower": lower_is_better(name), "more": []}
-    return sorted(groups.values(), key=lambda group: group["title"] != title_of(main))
+            title, lower = scores.title_of(name), scores.lower_is_better(name)
+            groups[name] = {"title": title, "value": value, "lower": lower, "more": []}
+    return sorted(groups.values(), key=lambda group: group["title"] != scores.title_of(main))
 
 
 def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for the list of run details."""
     facts = [(name, str(run[name])) for name in ("source", "time", "device", "root") if run.get(name)]
     if run.get("frames_per_second"):
-        facts.append(("speed", f"{speed(run['frames_per_second'])} frames/s in {run['seconds']:.1f} s"))
+        facts.append(("speed", f"{scores.speed(run['frames_per_second'])} frames/s in {run['seconds']:.1f} s"))
     return facts + [(name, str(version)) for name, version in run.get("versions", {}).items()]
