@@ -240,7 +240,6 @@ WRITERS = {
     "davsod": write_davsod,
     "duts": write_duts,
     "fbms": write_fbms,
-    "folder": write_nothing,
     "long_videos": write_long_videos,
     "synthetic": write_nothing,
     "triplets": write_triplets,

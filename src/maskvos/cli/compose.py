@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from maskvos.errors import UserError
@@ -41,7 +42,16 @@ def run_id() -> str:
     return time.strftime("%Y-%m-%d_%H-%M-%S") if job is None else f"job_{job}"
 
 
+def group_members() -> str:
+    """The members of every group, for the help; not the ``base`` files, which only hold what members share."""
+    main = GlobalHydra.instance().hydra
+    names = {group: main.config_loader.get_group_options(group) for group in main.list_all_config_groups()}
+    shown = {group: [name for name in found if not name.endswith("base")] for group, found in names.items()}
+    return "\n".join(f"{group}: {', '.join(found)}" for group, found in shown.items() if not group.startswith("hydra"))
+
+
 OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("group_members", group_members, replace=True)
 
 
 def compose(overrides: Sequence[str] = (), run_dir: str | Path | None = None) -> DictConfig:
