@@ -1,4 +1,4 @@
-"""What a run records: vitals, tables of sequences, panels, the best checkpoint; read back from the loggers' files."""
+"""Values, tables, images and checkpoints logged to wandb, TensorBoard and CSV, read back from their files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 
 from maskvos.environment import git_commit
 from maskvos.run import compose, run
-from maskvos.training.callbacks import markdown_table
 from maskvos.training.loggers import CsvLogger
 
 SMALL = [
@@ -22,23 +21,27 @@ SMALL = [
     *("data.num_workers=0", "data.batch_size=2", "data.size=[32,64]", "trainer.max_epochs=1"),
     *("data.train.clips=3", "data.train.frames=4", "data.val.clips=2", "data.val.frames=2"),
 ]
-BLOCK = 2**15
+_BLOCK = 2**15
 
 
 def records(path: Path) -> Iterator[Any]:
-    """What wandb wrote for a run: messages in the log format of LevelDB, after a header of seven bytes."""
+    """Records of an offline wandb run: protobuf messages in LevelDB's log format, after a header of seven bytes.
+
+    This and `Dashboard` are the only code that knows wandb's file format: wandb has no public reader of offline runs,
+    and mocking its client would not show what is uploaded later.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, message = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while place + 7 <= len(data):
-        if BLOCK - place % BLOCK < 7:  # no header fits in the rest of a block
-            place += BLOCK - place % BLOCK
+        if _BLOCK - place % _BLOCK < 7:  # the rest of a block is too short for a header
+            place += _BLOCK - place % _BLOCK
             continue
         length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
         message += data[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or its last part
+        if kind in (1, 4):  # a full message, or its last fragment
             record = Record()
             record.ParseFromString(message)
             message = b""
@@ -50,7 +53,7 @@ def items(entries: Any) -> dict[str, Any]:
 
 
 class Dashboard:
-    """The record of an offline run, by kind."""
+    """The content of an offline run."""
 
     def __init__(self, folder: Path) -> None:
         (path,) = folder.glob("wandb/offline-run-*/*.wandb")
@@ -74,6 +77,9 @@ class Dashboard:
     def values(self, name: str) -> list[Any]:
         return [row[name] for row in self.rows if name in row]
 
+    def models(self) -> list[Any]:
+        return [artifact for artifact in self.artifacts if artifact.type == "model"]
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,7 +88,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that was logged by every logger."""
+    """The folder of a training logged by all loggers."""
     folder = tmp_path_factory.mktemp("logged")
     tensorboard = [
         "+logger.tensorboard._target_=pytorch_lightning.loggers.TensorBoardLogger",
@@ -97,7 +103,7 @@ def logged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_wandb_records_config_scalars_table_panels_and_checkpoint(logged: Path) -> None:
+def test_wandb(logged: Path) -> None:
     board = Dashboard(logged)
     assert (board.run.project, board.run.run_group, list(board.run.tags)) == ("maskvos", "ours", ["a", "b"])
     assert board.config["optim"]["lr"] == 6e-5
@@ -125,24 +131,23 @@ def test_wandb_records_config_scalars_table_panels_and_checkpoint(logged: Path) 
     assert [row[1] for row in content["data"]] == [2, 2]
     jf = content["columns"].index("jf")
     assert sum(row[jf] for row in content["data"]) / 2 == pytest.approx(board.values("val/jf")[0], abs=1e-6)
-    models = [artifact for artifact in board.artifacts if artifact.type == "model"]
-    assert len(models) == 1
-    assert {"best", "latest"} <= set(models[0].aliases)
-    (entry,) = models[0].manifest.contents
+    (model,) = board.models()
+    assert {"best", "latest"} <= set(model.aliases)
+    (entry,) = model.manifest.contents
     assert entry.path == "best.ckpt"
     assert entry.size == (logged / "checkpoints" / "best.ckpt").stat().st_size
 
 
-def test_a_resumed_training_keeps_its_wandb_run(logged: Path, data: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_continues_its_wandb_run(logged: Path, data: Path, tmp_path: Path) -> None:
     last = logged / "checkpoints" / "last.ckpt"
     resume = [f"ckpt_path={last}", "trainer.max_epochs=2", "logger=wandb"]
     run(compose([*SMALL, f"paths.data={data}", *resume], tmp_path / "same"))
     assert Dashboard(tmp_path / "same").run.run_id == Dashboard(logged).run.run_id
-    assert not Dashboard(tmp_path / "same").artifacts[1:]
+    assert not Dashboard(tmp_path / "same").models()  # without logger.wandb.log_model
     assert torch.load(last, weights_only=True)["wandb_id"] == Dashboard(logged).run.run_id
 
 
-def test_tensorboard_has_the_same(logged: Path) -> None:
+def test_tensorboard(logged: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(logged / "tensorboard"), size_guidance={"tensors": 0})
@@ -158,14 +163,14 @@ def test_tensorboard_has_the_same(logged: Path) -> None:
     assert len(texts["val/sequences"].splitlines()) == 2 + 2
 
 
-def test_the_csv_has_the_scalars(logged: Path) -> None:
+def test_csv(logged: Path) -> None:
     with (logged / "csv" / "train" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert sum(bool(row["train/grad_norm"]) for row in rows) == sum(bool(row["train/loss"]) for row in rows) > 0
     assert sum(bool(row["val/jf"]) for row in rows) == 1
 
 
-def test_the_norm_is_that_of_the_gradients_before_clipping(data: Path, tmp_path: Path) -> None:
+def test_the_gradient_norm_is_logged_before_clipping(data: Path, tmp_path: Path) -> None:
     def norms(folder: str, *overrides: str) -> list[float]:
         run(compose([*SMALL, f"paths.data={data}", *overrides], tmp_path / folder))
         with (tmp_path / folder / "csv" / "train" / "metrics.csv").open() as file:
@@ -177,16 +182,7 @@ def test_the_norm_is_that_of_the_gradients_before_clipping(data: Path, tmp_path:
     assert len(norms("rare", "trainer.log_every_n_steps=2")) == len(free) // 2
 
 
-def test_a_table_as_markdown() -> None:
-    assert markdown_table(["a", "b"], [["x", 0.12345], ["y", None]]).splitlines() == [
-        "| a | b |",
-        "| --- | --- |",
-        "| x | 0.1235 |",
-        "| y |  |",
-    ]
-
-
-def test_a_csv_goes_on_from_the_step_that_was_saved(tmp_path: Path) -> None:
+def test_a_csv_continues_from_the_resumed_step(tmp_path: Path) -> None:
     first = CsvLogger(str(tmp_path))
     for step in range(4):
         first.log_metrics({"loss": float(step)}, step)

@@ -1,4 +1,4 @@
-"""The running average of the weights: its formula, and that it is what is validated, saved, tested and resumed."""
+"""Exponential moving average of the weights: formula, validation, checkpoints, test, resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maskvos.training.ema import EMA
 
 
 class Counted(nn.Module):
-    """A weight, a statistic and a table of indices."""
+    """A weight, a statistic and an integer buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=EMA(decay)._update, use_buffers=True)
 
 
-def test_the_average_follows_its_formula_and_early_steps_count_more() -> None:
+def test_the_average_follows_its_formula() -> None:
     model = Counted()
     average = averaged(model, 0.9)
     expected = torch.zeros(3)
@@ -49,7 +49,7 @@ def test_the_average_follows_its_formula_and_early_steps_count_more() -> None:
     torch.testing.assert_close(average.module.mean, expected[:2])
 
 
-def test_tables_of_indices_stay_whole() -> None:
+def test_integer_buffers_are_copied() -> None:
     model = Counted()
     average = averaged(model, 0.999)
     for _ in range(50):
@@ -77,15 +77,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
-    """A finished training of two epochs, four steps each."""
-    cfg = config(data, tmp_path_factory.mktemp("whole"))
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+    """A finished training: two epochs of four steps."""
+    cfg = config(data, tmp_path_factory.mktemp("finished"))
     run(cfg)
     return cfg
 
 
 class Interrupt(Callback):
-    """Ctrl-C after the second step of the second epoch, or in the first validation."""
+    """Interrupts after the second step of the second epoch, or in the first validation."""
 
     seen: dict[str, torch.Tensor]
 
@@ -106,7 +106,7 @@ def interrupt(cfg: DictConfig) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
         run(cfg)
-    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    signal.signal(signal.SIGINT, before)  # Lightning leaves the signal ignored
 
 
 def assert_equal(one: object, other: object) -> None:
@@ -124,41 +124,41 @@ def assert_equal(one: object, other: object) -> None:
         assert other == pytest.approx(one, abs=1e-6)
 
 
-def test_a_test_of_the_best_checkpoint_gives_the_score_that_chose_it(
-    whole: DictConfig, data: Path, tmp_path: Path
-) -> None:
-    with (Path(whole.paths.run) / "csv" / "train" / "metrics.csv").open() as file:
+def test_the_best_checkpoint_reproduces_its_validation_score(finished: DictConfig, data: Path, tmp_path: Path) -> None:
+    with (Path(finished.paths.run) / "csv" / "train" / "metrics.csv").open() as file:
         logged = [float(row["val/jf"]) for row in csv.DictReader(file) if row["val/jf"]]
-    source = torch.load(checkpoint(whole, "best"), weights_only=True)
+    best = checkpoint(finished, "best")
+    source = torch.load(best, weights_only=True)
     assert any(
         not torch.equal(value, source["current_model_state"][key]) for key, value in source["state_dict"].items()
     )
-    metrics = run(config(data, tmp_path, "task=test", f"ckpt_path={checkpoint(whole, 'best')}", "data.test.split=val"))
+    metrics = run(config(data, tmp_path, "task=test", f"ckpt_path={best}", "data.test.split=val"))
     assert metrics["test/jf"] == pytest.approx(max(logged), abs=1e-6)
 
 
-def test_a_training_interrupted_in_an_epoch_resumes_exactly(whole: DictConfig, data: Path, tmp_path: Path) -> None:
-    cut = config(data, tmp_path / "cut", "+callbacks.interrupt._target_=training.test_ema.Interrupt")
-    interrupt(cut)
-    rest = config(data, tmp_path / "rest", f"ckpt_path={checkpoint(cut, 'last')}")
-    run(rest)
-    middle, *ends = (torch.load(path, weights_only=True) for path in map(checkpoint, (cut, whole, rest), ["last"] * 3))
+def test_an_interrupted_epoch_resumes_exactly(finished: DictConfig, data: Path, tmp_path: Path) -> None:
+    interrupted = config(data, tmp_path / "interrupted", f"+callbacks.interrupt._target_={__name__}.Interrupt")
+    interrupt(interrupted)
+    resumed = config(data, tmp_path / "resumed", f"ckpt_path={checkpoint(interrupted, 'last')}")
+    run(resumed)
+    configs = (interrupted, finished, resumed)
+    middle, *ends = (torch.load(checkpoint(cfg, "last"), weights_only=True) for cfg in configs)
     assert (middle["global_step"], ends[0]["global_step"], ends[1]["global_step"]) == (6, 8, 8)
     assert middle["averaging_state"]["n_averaged"] == 6
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
         assert_equal(ends[0][key], ends[1][key])
 
 
-def test_interrupted_in_validation_the_average_is_not_taken_for_the_weights(data: Path, tmp_path: Path) -> None:
-    target = ["+callbacks.interrupt._target_=training.test_ema.Interrupt", "+callbacks.interrupt.validating=true"]
-    cut = config(data, tmp_path, *target)
-    interrupt(cut)
-    saved = torch.load(checkpoint(cut, "last"), weights_only=True)
+def test_interrupted_validation_saves_the_trained_weights(data: Path, tmp_path: Path) -> None:
+    target = [f"+callbacks.interrupt._target_={__name__}.Interrupt", "+callbacks.interrupt.validating=true"]
+    interrupted = config(data, tmp_path, *target)
+    interrupt(interrupted)
+    saved = torch.load(checkpoint(interrupted, "last"), weights_only=True)
     for key, value in saved["state_dict"].items():
-        assert torch.equal(value, Interrupt.seen[key])  # validation saw the average
+        assert torch.equal(value, Interrupt.seen[key])  # validation used the average
     assert any(not torch.equal(value, Interrupt.seen[key]) for key, value in saved["current_model_state"].items())
 
 
-def test_weights_that_are_sharded_are_refused() -> None:
+def test_sharded_strategies_are_refused() -> None:
     with pytest.raises(UserError, match=r"FSDPStrategy.*trainer=ddp"):
         EMA(0.9).setup(SimpleNamespace(strategy=FSDPStrategy()), nn.Linear(1, 1), "fit")

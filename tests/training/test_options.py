@@ -1,4 +1,4 @@
-"""What a training may change in a network: equal results where only speed or memory changes, still norms, bounds."""
+"""Training options: equal results with memory and speed options, frozen norms, overfitting one batch, validation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from timm.layers import DropPath
 from torch import nn
 
+from maskvos.build import build
 from maskvos.errors import UserError
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.protocol import Protocol
@@ -19,11 +20,12 @@ from maskvos.models.backbones.mit import MixTransformer
 from maskvos.models.backbones.swin import Swin
 from maskvos.models.backbones.timm import TimmBackbone
 from maskvos.models.backbones.tiny import Tiny
-from maskvos.run import build, compose
-from maskvos.synthetic.clips import Style, generate_clip
+from maskvos.run import compose
+from maskvos.synthetic.clips import generate_clip
+from maskvos.synthetic.style import Style
 from maskvos.training.losses import BCE, Dice, WeightedSum
-from maskvos.training.module import SegmentationSystem
-from maskvos.training.options import Training, batch_norms
+from maskvos.training.module import SegmentationModule
+from maskvos.training.options import TrainingOptions, batch_norms
 from maskvos.types import Batch
 
 
@@ -36,48 +38,46 @@ def batch() -> Batch:
 
 @cache
 def config() -> DictConfig:
-    cfg = compose(["backbone=tiny", "model=maskvos_tiny"]).model
-    cfg.rgb_encoder = cfg.flow_encoder = None
-    return cfg
+    return compose(["backbone=tiny", "model=maskvos_tiny"]).model
 
 
-def system(backbone: Any = Tiny, **options: Any) -> SegmentationSystem:
+def system(backbone: Any = Tiny, **options: Any) -> SegmentationModule:
     torch.manual_seed(0)
     network = build(config(), rgb_encoder=backbone(), flow_encoder=backbone())
-    made = SegmentationSystem(network, BCE(), Protocol("all_frames"), options=Training(**options))
+    made = SegmentationModule(network, BCE(), Protocol("all_frames"), options=TrainingOptions(**options))
     made.log = lambda *args, **kwargs: None
     return made
 
 
 class Step(NamedTuple):
-    """What one training step leaves behind."""
+    """Results of one training step."""
 
     loss: float
     gradients: dict[str, torch.Tensor]
     statistics: dict[str, torch.Tensor]
-    kept: int  # bytes that the forward pass keeps for the backward pass, parameters left out
+    saved: int  # bytes saved for the backward pass, without parameters
 
 
-def step(module: SegmentationSystem) -> Step:
-    """One training step, in the order of Lightning's hooks."""
+def step(module: SegmentationModule) -> Step:
+    """One training step, with hooks in the order of Lightning."""
     torch.manual_seed(3)
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         loss = module.training_step(batch(), 0)
     for parameter in module.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
+        saved.pop(parameter.untyped_storage().data_ptr(), None)
     module.on_before_backward(loss)
     loss.backward()
     module.on_after_backward()
     gradients = {name: p.grad for name, p in module.network.named_parameters() if p.grad is not None}
-    # Nothing reads how many batches a norm has seen, and one that is computed again counts them twice.
+    # Recomputation increments num_batches_tracked twice; it is not used.
     statistics = {name: b for name, b in module.network.named_buffers() if not name.endswith("num_batches_tracked")}
-    return Step(loss.item(), gradients, statistics, sum(kept.values()))
+    return Step(loss.item(), gradients, statistics, sum(saved.values()))
 
 
 def assert_same(one: Step, other: Step, tolerance: float = 1e-5) -> None:
@@ -101,14 +101,15 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_computing_activations_again_keeps_less_and_changes_nothing(name: str) -> None:
-    plain, again = step(system(BACKBONES[name])), step(system(BACKBONES[name], checkpointing=True))
-    assert_same(plain, again)
-    assert again.kept < 0.8 * plain.kept
+def test_activation_checkpointing_saves_memory_and_gives_the_same_step(name: str) -> None:
+    plain = step(system(BACKBONES[name]))
+    checkpointed = step(system(BACKBONES[name], activation_checkpointing=True))
+    assert_same(plain, checkpointed)
+    assert checkpointed.saved < 0.8 * plain.saved
 
 
 class Plain(Backbone):
-    """A backbone of somebody else's that does not know how."""
+    """A custom backbone without support for activation checkpointing."""
 
     channels = (8, 8, 8, 8)
 
@@ -120,12 +121,12 @@ class Plain(Backbone):
         return [conv(x) for conv in self.convs]
 
 
-def test_a_backbone_that_cannot_compute_again_says_so() -> None:
-    with pytest.raises(UserError, match="Plain does not know"):
-        system(Plain, checkpointing=True)
+def test_a_backbone_without_activation_checkpointing_is_refused() -> None:
+    with pytest.raises(UserError, match="Plain does not support activation checkpointing"):
+        system(Plain, activation_checkpointing=True)
 
 
-def test_channels_last_moves_the_weights_and_not_the_result() -> None:
+def test_channels_last_gives_the_same_step() -> None:
     plain, last = system(), system(channels_last=True)
     weights = [p for p in last.network.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
     assert weights
@@ -133,8 +134,8 @@ def test_channels_last_moves_the_weights_and_not_the_result() -> None:
     assert_same(step(plain), step(last))
 
 
-@pytest.mark.parametrize(("which", "still"), [("none", 0), ("encoders", 1), ("all", 2)])
-def test_frozen_norms_neither_learn_nor_count(which: str, still: int) -> None:
+@pytest.mark.parametrize(("which", "level"), [("none", 0), ("encoders", 1), ("all", 2)])
+def test_frozen_norms_keep_weights_and_statistics(which: str, level: int) -> None:
     module = system(freeze_norms=which)
     encoders = {
         id(norm) for part in (module.network.rgb_encoder, module.network.flow_encoder) for norm in batch_norms(part)
@@ -145,14 +146,14 @@ def test_frozen_norms_neither_learn_nor_count(which: str, still: int) -> None:
     _, gradients, after, _ = step(module)
     for name, part in module.network.named_modules():
         if isinstance(part, nn.BatchNorm2d):
-            frozen = still == 2 or (still == 1 and id(part) in encoders)
+            frozen = level == 2 or (level == 1 and id(part) in encoders)
             assert torch.equal(before[f"{name}.running_mean"], after[f"{name}.running_mean"]) == frozen
             assert (f"{name}.weight" in gradients) != frozen
             assert part.training != frozen
     assert encoders
 
 
-def test_layer_norms_are_trained_all_the_same() -> None:
+def test_layer_norms_are_never_frozen() -> None:
     module = system(BACKBONES["swin"], freeze_norms="all")
     norms = [part for part in module.network.rgb_encoder.modules() if isinstance(part, nn.LayerNorm)]
     assert all(p.requires_grad for norm in norms for p in norm.parameters())
@@ -161,15 +162,15 @@ def test_layer_norms_are_trained_all_the_same() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_parts_give_the_same_step_and_names(checkpointing: bool) -> None:
-    plain = system(checkpointing=checkpointing)
-    compiled = system(compile="default", checkpointing=checkpointing)
+    plain = system(activation_checkpointing=checkpointing)
+    compiled = system(compile="default", activation_checkpointing=checkpointing)
     compiled.on_fit_start()
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert_same(step(plain), step(compiled), tolerance=1e-4)
 
 
 def scene() -> Batch:
-    """Two frames of plain procedural clips with one large object."""
+    """Two frames of simple procedural clips with one large object."""
     never = dict.fromkeys(("leave", "stop", "occluders", "camouflage", "motion_blur", "soft", "deform"), 0.0)
     style = Style(objects=1, distractors=0, area=(0.15, 0.35), **never)
     clips = [generate_clip(seed, frames=2, size=(96, 96), style=style) for seed in range(2)]
@@ -188,7 +189,7 @@ SLOW = {"marks": pytest.mark.slow}
     ("name", "rate", "steps"),
     [("tiny", 1e-2, 80), pytest.param("resnet", 2e-3, 200, **SLOW), pytest.param("swin", 2e-3, 200, **SLOW)],
 )
-def test_one_batch_is_learnt_by_heart(name: str, rate: float, steps: int) -> None:
+def test_overfits_one_batch(name: str, rate: float, steps: int) -> None:
     module, batch = system(BACKBONES[name]), scene()
     for part in module.modules():
         if isinstance(part, DropPath):
@@ -208,17 +209,17 @@ def test_one_batch_is_learnt_by_heart(name: str, rate: float, steps: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        ({"backbone_factor": -0.1}, "backbone_factor: -0.1"),
+        ({"backbone_factor": -0.1}, "backbone_factor=-0.1"),
         ({"layer_decay": 0.0}, "above 0"),
         ({"layer_decay": 1.1}, "at most 1"),
         ({"freeze_norms": "encoder"}, "'encoders'"),
         ({"ema": 1.0}, "0.999"),
         ({"compile": "defualt"}, "'default'"),
-        ({"compile": True}, "'default'|default"),
+        ({"compile": True}, r"train\.compile=True; choose one of: default"),
     ],
 )
-def test_wrong_options_are_refused(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        Training(**options)
+def test_invalid_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainingOptions(**options)
