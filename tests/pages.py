@@ -1,4 +1,4 @@
-"""The project's markdown files taken apart: fenced blocks, commands, links, code in the text."""
+"""Parse the project's Markdown files: fenced blocks, commands, links, inline code."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.md")])
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
-_ENTRY = (["python", "-m", "maskvos.run"], ["maskvos"])
+_ENTRIES = (["python", "-m", "maskvos.run"], ["-m", "maskvos.run"], ["maskvos"], ["scripts/train.sbatch"])
+_LAUNCHERS = ("torchrun", "sbatch")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, and its text without the indentation of a list that it may stand in."""
+    """A fenced block: its language, and its text without the indentation of a surrounding list."""
 
     language: str
     text: str
 
     @property
     def file(self) -> Path | None:
-        """The file that the block is to be saved as, which a comment at its head names; else None."""
+        """The file to save the block as, named by a comment in its first line; else None."""
         named = re.match(r"(?:# @package \w+\n)?# ([\w./-]+\.(?:py|yaml))\n", self.text)
         return Path(named[1]) if named else None
 
 
 def blocks(text: str, *languages: str) -> list[Block]:
-    """The fenced blocks of some languages (all, if none is named), in order."""
+    """The fenced blocks of the given languages (by default all), in order."""
     found = []
     for indent, language, body in _FENCE.findall(text):
         lines = [line.removeprefix(indent) for line in body.splitlines()]
@@ -44,21 +45,23 @@ def prose(text: str) -> str:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every command of this project in the shell's blocks, without what stands before them."""
+    """The arguments of every command of this project in shell blocks, also of those started by torchrun or sbatch."""
     found = []
     for block in blocks(text, "bash"):
         for line in block.text.replace("\\\n", " ").splitlines():
-            parts = [part for part in shlex.split(line, comments=True)]
+            parts = shlex.split(line, comments=True)
             while parts and re.fullmatch(r"[A-Z_]+=.*", parts[0]):
-                parts = parts[1:]  # variables of the environment
-            for entry in _ENTRY:
-                if parts[: len(entry)] == entry:
-                    found.append(parts[len(entry) :])
+                parts = parts[1:]  # environment variables
+            for entry in _ENTRIES:
+                place = next((i for i in range(len(parts)) if parts[i : i + len(entry)] == entry), None)
+                if place is not None and (place == 0 or parts[0] in _LAUNCHERS):
+                    found.append(parts[place + len(entry) :])
+                    break
     return found
 
 
 def overrides(command: list[str]) -> list[str]:
-    """What a command overrides, without flags of the entrypoint; of a sweep's values only the first ones."""
+    """The overrides of a command, without Hydra's flags; of the values of a sweep only the first."""
     left, given = list(command), []
     while left:
         part = left.pop(0)
@@ -67,13 +70,12 @@ def overrides(command: list[str]) -> list[str]:
         elif part == "--cfg":
             left.pop(0)
         elif not part.startswith("-"):
-            # As the entrypoint does: a list of runs is no sweep.
-            given.append(re.sub(r"^runs=([^'\[].*)$", r"runs='\1'", part))
+            given.append(part)
     return [_first(part) for part in given] if {"-m", "--multirun"} & set(command) else given
 
 
 def _first(override: str) -> str:
-    """The first of the values that are swept over, commas within brackets and quotes aside."""
+    """The first value of a sweep; commas within brackets and quotes do not separate values."""
     depth, quoted = 0, False
     for place, sign in enumerate(override):
         quoted ^= sign == "'"
@@ -84,7 +86,7 @@ def _first(override: str) -> str:
 
 
 def slug(title: str) -> str:
-    """The anchor that a heading gets where the files are usually read."""
+    """The anchor that GitHub gives a heading."""
     kept = re.sub(r"[^\w\- ]", "", title.strip().lower())
     return kept.replace(" ", "-")
 
@@ -95,10 +97,10 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of all links and pictures."""
+    """The targets of all links and images."""
     return re.findall(r"\]\(([^)\s]+)\)", prose(text))
 
 
 def code(text: str) -> list[str]:
-    """Code within the text."""
+    """Inline code."""
     return re.findall(r"`([^`\n]+)`", prose(text))
