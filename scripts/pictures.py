@@ -1,4 +1,4 @@
-"""Draws the pictures of the documents that need no trained network, from procedural clips, into docs/images.
+"""Draw the pictures of the documentation from procedural clips, into docs/images.
 
 python scripts/pictures.py [--output FOLDER]
 """
@@ -9,17 +9,22 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+import maskvos
+from maskvos.build import build
 from maskvos.flow.base import pair_flow
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.flow.dis import DIS
-from maskvos.media.draw import contact_sheet, draw_overlay
+from maskvos.inference.video_folder import draw_flow
+from maskvos.media.draw import contact_sheet, draw_overlay, side_by_side
 from maskvos.media.images import write_image
-from maskvos.run import build, compose
+from maskvos.run import compose
 from maskvos.synthetic.clips import Clip, generate_clip
 
 SIZE = (240, 400)
 SEEDS = (6, 18, 26)
+ANIMATED = 40
 DRAWS = (1, 4, 5)
 HEIGHT = 150  # of a row
 
@@ -56,6 +61,17 @@ def augmentation_sheet(clip: Clip) -> np.ndarray:
     return contact_sheet(rows, height=HEIGHT)
 
 
+def write_animation(clip: Clip, path: Path) -> None:
+    """Animate frame, optical flow and the mask found by the bundled weights, side by side, as WebP."""
+    pictures = [
+        Image.fromarray(
+            side_by_side([frame.image, draw_flow(frame.flow, frame.mask.shape), draw_overlay(frame.image, frame.mask)])
+        )
+        for frame in maskvos.load(device="cpu").stream(iter(clip.rgb))
+    ]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=80, loop=0, quality=60, method=4)
+
+
 def main() -> None:
     """Draw and write all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,6 +81,7 @@ def main() -> None:
     clips = [generate_clip(seed, frames=12, size=SIZE) for seed in SEEDS]
     write_image(folder / "flow.png", flow_sheet(clips))
     write_image(folder / "augmentation.png", augmentation_sheet(clips[0]))
+    write_animation(generate_clip(ANIMATED, frames=36, size=(216, 360)), folder / "demo.webp")
 
 
 if __name__ == "__main__":
