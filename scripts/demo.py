@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from maskvos.build import build
 from maskvos.flow.codec import flow_to_rgb
 from maskvos.media.draw import contact_sheet
 from maskvos.media.images import read_image, write_image
 from maskvos.metrics.functional import jaccard
-from maskvos.run import build, compose, run
+from maskvos.run import compose, run
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def test_table_is_markdown_with_every_row(measured) -> None:
 def test_input_frames_are_segmented(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for index in range(4):
         write_image(tmp_path / "walk" / f"{index}.png", np.full((48, 80, 3), 50 * index, np.uint8))
-    cfg = tiny(tmp_path / "run", f"input={tmp_path / 'walk'}", "data=folder", "benchmark.variants=[eager]")
+    cfg = tiny(tmp_path / "run", f"input={tmp_path / 'walk'}", "benchmark.variants=[eager]")
     with caplog.at_level(logging.WARNING):
         run(cfg)
     assert "random weights" in caplog.text

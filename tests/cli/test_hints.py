@@ -1,4 +1,4 @@
-"""A mistake on the command line is answered with the nearest right name, or with the kind of value that is expected."""
+"""Mistakes on the command line: the answer has the nearest right name, or the type that is expected."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import pytest
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from maskvos.cli.hints import FLAGS, check_flags, check_values
+from maskvos.cli.compose import CONF
+from maskvos.cli.hints import FLAGS, check_flags, check_values, explain
 from maskvos.errors import UserError
-from maskvos.run import CONF, build_trainer, compose, explain
+from maskvos.run import compose
+from maskvos.tasks.lightning import build_trainer
 
 
 def check(*overrides: str) -> None:
-    """Look at overrides as the entrypoint does."""
+    """Check overrides as the entrypoint does."""
     groups = [override for override in overrides if (CONF / override.lstrip("+").partition("=")[0]).is_dir()]
     check_values(overrides, *(OmegaConf.to_container(compose(chosen)) for chosen in (overrides, groups)))
 
 
 def answer(*overrides: str) -> str:
-    """What the command says to these."""
+    """The command's answer."""
     with pytest.raises(Exception) as error:  # noqa: PT011 - Hydra has several
         check(*overrides)
     return explain(error.value)
@@ -27,7 +29,7 @@ def answer(*overrides: str) -> str:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+experiment=smokey", "+experiment=smokey: there is no such experiment; did you mean 'smoke'?"),
+        ("+experiment=smokey", "+experiment=smokey: not found in experiment; did you mean 'smoke'?"),
         ("experiment=smoke", "+experiment=<name>"),
         ("+experimnt=smoke", "did you mean 'experiment'?"),
         ("backbone=swin_tt", "did you mean 'swin_t'"),
@@ -42,13 +44,18 @@ def answer(*overrides: str) -> str:
         ("~optm", "did you mean 'optim'?"),
         ("+backbone=tiny", "backbone=<name>"),
         ("hydra.run.dri=x", "--cfg hydra"),
+        ("mirror=true", "mirror: renamed to tta.mirror"),
+        ("+mirror=true", "mirror was renamed to tta.mirror"),
+        ("data.second_look=null", "data.second_look: renamed to tta.flow"),
+        ("train.checkpointing=true", "renamed to train.activation_checkpointing"),
+        ("writer.threshold=0.4", "writer.threshold: renamed to threshold"),
         ("optim.lr", "optim.lr=<value>"),
         ("data.size=[64,64", "quote"),
-        ("optim.lr=abc", "a number is expected, such as optim.lr=6e-05"),
-        ("data.size=512", "a list is expected, such as 'data.size=[512,512]'"),
+        ("optim.lr=abc", "expected a number, such as optim.lr=6e-05"),
+        ("data.size=512", "expected a list, such as 'data.size=[512,512]'"),
         ("model.fusion=sum", "model/fusion=<name>"),
         ("optim.lr=1e-4,1e-3", "-m sweeps over them"),
-        ("augment.colours={hu: 1}", "augment.colours: its value names something that it does not have; it has"),
+        ("augment.colours={hu: 1}", "augment.colours: its value has a setting that does not exist; it has"),
     ],
 )
 def test_mistakes_name_what_is_right(override: str, says: str) -> None:

@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskvos.build import build
+from maskvos.cli.compose import launch_id, run_id
+from maskvos.cli.launch import check_launch
+from maskvos.environment import processes
 from maskvos.errors import UserError
-from maskvos.run import build, build_trainer, compose, launched_as, share_folder
+from maskvos.run import compose
+from maskvos.tasks.lightning import build_trainer
 
 SBATCH = Path(__file__).resolve().parents[2] / "scripts" / "train.sbatch"
 
@@ -41,21 +46,28 @@ def test_torchrun_trains_and_tests_on_two_processes(tmp_path: Path) -> None:
 
 
 def test_processes_that_were_started_one_by_one_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_JOB_ID"):
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
+    for name in (*names, "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_JOB_ID", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    assert launched_as() is None
-    assert share_folder(["seed=1"]) == ["seed=1"]
+    assert launch_id() is None
+    assert processes() == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match="--standalone"):
-        share_folder([])
-    assert share_folder(["hydra.run.dir=x"]) == ["hydra.run.dir=x"]
+        check_launch([])
+    check_launch(["hydra.run.dir=x"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "abc")
-    assert share_folder(["a=1"]) == ["a=1", "hydra.run.dir=${paths.runs}/${name}/job_abc"]
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    for name, value in {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "17"}.items():
+    check_launch([])
+    assert run_id() == "job_abc"
+    assert processes() == (1, 2)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    job = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "17", "SLURM_PROCID": "3"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
-    assert share_folder([])[-1].endswith("/job_17")
+    assert run_id() == "job_17"
+    assert processes() == (3, 4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="these are told where there is no GPU")
@@ -111,7 +123,7 @@ def test_the_job_resumes_only_what_it_has_saved_and_quotes_what_it_is_given(tmp_
     given = (tmp_path / "given").read_text().splitlines()
     assert "ckpt_path=last" in given
     # The script's own settings are such as there are.
-    compose([setting for setting in given if "=" in setting and not setting.startswith("hydra.")])
+    compose([setting for setting in given if "=" in setting and not setting.startswith(("hydra.", "ckpt_path="))])
 
 
 def test_the_job_is_saved_and_requeued_when_its_time_is_up(tmp_path: Path) -> None:

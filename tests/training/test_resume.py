@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 
 from maskvos.errors import UserError
 from maskvos.run import compose, run
-from maskvos.training.resume import WholeCheckpoints, changed_settings, find_checkpoint
+from maskvos.training.resume import AtomicCheckpoints, changed_settings, find_checkpoint
 
 # Dropout draws random numbers in every step; the loss of every step is in the table.
 SMALL = [
@@ -190,7 +190,7 @@ def test_a_cut_checkpoint_is_named_with_the_one_before_it(whole: Path, data: Pat
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, io = tmp_path / "new" / "last.ckpt", WholeCheckpoints()
+    path, io = tmp_path / "new" / "last.ckpt", AtomicCheckpoints()
     for number in range(3):
         io.save_checkpoint({"number": number}, path)
     assert torch.load(path)["number"] == 2

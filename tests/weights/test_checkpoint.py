@@ -68,8 +68,9 @@ def test_settings_of_version_0_1_get_their_present_names() -> None:
 @pytest.mark.parametrize("place", ["model", "flow"])
 def test_nothing_but_networks_and_flow_is_built_from_a_file(target: Any, place: str) -> None:
     hostile = {"_target_": target, "command": "touch hacked"}
-    made = config(head=[hostile]) if place == "model" else InferenceConfig({}, [8, 8], {**FLOW, "estimator": hostile})
-    with pytest.raises(UserError, match=r"x\.ckpt: (its configuration asks for .*refused.*trust=|.*cannot be imported)"):
+    flow = {**FLOW, "estimator": hostile}
+    made = config(head=[hostile]) if place == "model" else InferenceConfig({}, [8, 8], flow)
+    with pytest.raises(UserError, match=r"x\.ckpt: .*(refused.*trust=|cannot be imported)"):
         made.check("x.ckpt")
 
 

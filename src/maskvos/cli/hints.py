@@ -26,6 +26,10 @@ RENAMED = {
     "train.checkpointing": "train.activation_checkpointing",
     "writer.threshold": "threshold",
     "data.predict": "input",
+    "callbacks.vitals": "callbacks.monitor",
+    "flow.both_ways": "flow.both_directions",
+    "flow.pictures": "flow.save_images",
+    "data.train.share": "data.train.fraction",
 }
 """Settings of version 0.1 and their present names."""
 PLUGINS = {

@@ -14,7 +14,8 @@ from maskvos.errors import UserError
 from maskvos.metrics.folder import evaluate_folder
 from maskvos.reports.examples import saved_masks
 from maskvos.reports.report import about_run, write_report
-from maskvos.tasks.common import build_data, plain
+from maskvos.tasks.common import plain
+from maskvos.tasks.lightning import build_data
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
+import maskvos
+from maskvos.build import build
 from maskvos.errors import UserError
 from maskvos.media.images import read_image
 from maskvos.media.video import VideoWriter, read_video
-from maskvos.run import build, build_trainer, compose, run
+from maskvos.run import compose, run
+from maskvos.tasks.lightning import build_trainer
 
 
 @pytest.fixture(scope="session")
@@ -107,10 +110,9 @@ def test_progress_of_prediction_counts_frames(
 ) -> None:
     frames = build(smoke(data, tmp_path).data.test)()[0].frames
     given = [f"ckpt_path={checkpoint(trained[0])}", f"input={frames[0].image.parent}", f"output={tmp_path / 'out'}"]
-    batches = ["data.num_workers=0", f"data.eval_batch_size={len(frames) - 1}"]
-    run(compose(["+experiment=smoke", "task=predict", f"paths.data={data}", *batches, *given], tmp_path))
+    run(compose(["task=predict", *given], tmp_path))
     shown = "".join(capsys.readouterr())
-    assert re.findall(r"(\d+)/\?", shown)[-1] == str(len(frames))
+    assert f"{len(frames)}/{len(frames)} frames" in shown
 
 
 def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) 
 @pytest.mark.parametrize("file_format", ["onnx", "torchscript"])
 def test_an_exported_network_predicts_the_same(trained, data: Path, tmp_path: Path, file_format: str) -> None:
     frames = build(smoke(data, tmp_path).data.test)()[0].frames[0].image.parent
-    weights, file = checkpoint(trained[0]), tmp_path / "network.bin"
+    weights, file = checkpoint(trained[0]), tmp_path / "network.bin"  # no suffix that tells the format
     run(smoke(data, tmp_path, "task=export", f"ckpt_path={weights}", f"format={file_format}", f"output={file}"))
     soft = {}
     for backend, source in (("torch", weights), (file_format, file)):
@@ -189,11 +191,78 @@ def test_a_resumed_training_keeps_the_best_of_both(trained, data: Path, tmp_path
     run(smoke(data, tmp_path / "done", f"ckpt_path={tmp_path / 'last.ckpt'}", "trainer.max_epochs=2"))
 
 
-def test_a_checkpoint_brings_its_weights_and_leaves_the_config_alone(trained, data: Path, tmp_path: Path) -> None:
-    cfg = smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}")
-    cfg.backbone.pretrained = True  # `tiny` has no published weights: to fetch them would fail
-    run(cfg)
-    assert cfg.backbone.pretrained is True
+def test_a_checkpoint_brings_its_weights_so_that_none_are_fetched(trained, data: Path, tmp_path: Path) -> None:
+    # `tiny` has no published weights: to fetch them would fail.
+    cfg = smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}", "backbone.pretrained=true")
+    assert run(cfg)["test/jf"] >= 0
+    assert OmegaConf.is_readonly(cfg)
+
+
+def test_a_checkpoint_is_enough(trained, data: Path, tmp_path: Path) -> None:
+    given = [f"ckpt_path={checkpoint(trained[0])}", f"paths.data={data}", "data=synthetic", "protocol=all_frames"]
+    alone = compose(["task=test", *given, "data.num_workers=0"], tmp_path / "alone")
+    assert list(alone.data.size) == list(trained[0].data.size)
+    assert alone.model.rgb_encoder._target_ == "maskvos.models.backbones.tiny.Tiny"
+    with_experiment = smoke(data, tmp_path / "with", "task=test", f"ckpt_path={checkpoint(trained[0])}")
+    scores = [run(cfg) for cfg in (alone, with_experiment)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_the_command_line_wins_over_the_checkpoint_but_not_over_its_model(trained, tmp_path: Path) -> None:
+    def composed(*overrides: str) -> DictConfig:
+        return compose(["task=predict", f"ckpt_path={checkpoint(trained[0])}", "input=x", *overrides], tmp_path)
+
+    own = composed()
+    assert own.flow.estimator.preset == "medium"
+    assert own.tta == {"mirror": False, "flow": None}
+    assert list(composed("data.size=[64,96]").data.size) == [64, 96]
+    assert composed("flow.estimator.preset=fast").flow.estimator.preset == "fast"
+    assert composed("flow=raft_small").flow.estimator.variant == "small"
+    assert composed("tta=mirror").tta.mirror is True
+    assert composed("flow.cache=kept").flow.cache == "kept"
+    assert composed("backbone=tiny").model == own.model
+    for wrong, key in {
+        "backbone=resnet18": "model.rgb_encoder",
+        "model.transformer_decoder.layers=6": "model.transformer_decoder.layers=3, not 6",
+        "+experiment=swin_t": "model",
+        "model/fusion=sum": "model.fusion._target_",
+    }.items():
+        with pytest.raises(UserError, match=rf"{re.escape(wrong)}: contradicts .*trained as 'smoke'.*{re.escape(key)}"):
+            composed(wrong)
+
+
+def test_backend_torch_predicts_with_the_bundled_weights(tmp_path: Path) -> None:
+    for backend in ("auto", "torch"):
+        cfg = compose(["task=predict", "input=x", f"backend={backend}"], tmp_path)
+        assert Path(cfg.ckpt_path).name == "light.safetensors"
+        assert list(cfg.data.size) == [224, 384]
+        assert cfg.tta.mirror is True
+
+
+def test_predict_and_the_api_write_the_same(trained, data: Path, tmp_path: Path) -> None:
+    frames = build(smoke(data, tmp_path).data.test)()[0].frames[0].image.parent
+    weights = checkpoint(trained[0])
+    run(smoke(data, tmp_path, "task=predict", f"ckpt_path={weights}", f"input={frames}", f"output={tmp_path / 'a'}"))
+    model = maskvos.load(weights, device="cpu", batch_size=1)
+    metrics = maskvos.segment(frames, tmp_path / "b", model=model, progress=False)
+    assert metrics["predict/frames"] == len(list((tmp_path / "b").rglob("masks/*.png")))
+    written = [
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.suffix in (".png", ".mp4")}
+        for out in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript", "pt2"])
+def test_an_exported_file_knows_how_it_is_used(trained, data: Path, tmp_path: Path, file_format: str) -> None:
+    suffix = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}[file_format]
+    file = tmp_path / f"network{suffix}"
+    run(compose(["task=export", f"ckpt_path={checkpoint(trained[0])}", f"format={file_format}", f"output={file}"]))
+    model = maskvos.load(file)
+    assert model.samples.transform.size == tuple(trained[0].data.size)
+    frames = np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
+    expected = maskvos.load(checkpoint(trained[0]), device="cpu")(frames)
+    np.testing.assert_allclose(model(frames), expected, atol=1e-3)
 
 
 def test_trains_without_a_logger(data: Path, tmp_path: Path) -> None:
@@ -231,12 +300,14 @@ def test_sequences_of_one_frame_train_and_a_protocol_that_counts_none_says_so(da
     ("overrides", "says"),
     [
         (["task=tset"], ["task=tset", "'test'"]),
+        (["task=predict", "ckpt_path=CKPT", "input=.", "trainer.precision=bf16-true"], ["bf16-true", "'bf16-mixed'"]),
         (["task=predict", "ckpt_path=CKPT"], ["input="]),
         (["task=test"], ["ckpt_path="]),
         (["ckpt_path=CKPT", "init_from=CKPT"], ["give one"]),
         (["+local.paths.data=x"], ["# @package _global_"]),
         (["callbacks.best.monitor=val/jff", "trainer.max_epochs=1"], ["'val/jf'"]),
-        (["task=predict", "input=x", "backend=onxx", "ckpt_path=CKPT"], ["'onnx'"]),
+        (["task=predict", "input=.", "backend=onxx", "ckpt_path=CKPT"], ["'onnx'"]),
+        (["task=predict", "input=.", "backend=onnx", "ckpt_path=CKPT"], ["best.ckpt", "onnx"]),
         (["task=test", "ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
         (["task=predict", "ckpt_path=CKPT", "input=nowhere.mp4"], ["nowhere.mp4"]),
         (["task=test", "ckpt_path=CKPT", "backbone=resnet18"], ["best.ckpt", "smoke"]),
