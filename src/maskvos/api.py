@@ -91,7 +91,12 @@ def load(
         engine = TorchEngine(network, resolve_device(device), precision)
     else:
         engine = ExportedEngine(path, chosen)
-    settings = {"model": config.model, "backend": chosen, "size": list(config.size), "precision": precision}
+    settings: dict[str, Any] = {
+        "model": config.model,
+        "backend": chosen,
+        "size": list(config.size),
+        "precision": precision,
+    }
     flow = {key: config.flow.get(key) for key in ("estimator", "direction", "gap")}
     settings |= {"motion_as_option": config.motion_as_option, "tta": dict(config.tta), "flow": flow}
     return Segmenter(
@@ -102,7 +107,7 @@ def load(
         config.motion_as_option,
         batch_size,
         threshold,
-        {**settings, "threshold": threshold, "weights": engine.digest},
+        settings,
     )
 
 

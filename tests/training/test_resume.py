@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, found by name, and gone on with exactly from wherever a training was stopped."""
+"""Resume: checkpoints are atomic, and a training resumes exactly wherever it was interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pytorch_lightning.callbacks import Callback
 
 from maskvos.errors import UserError
 from maskvos.run import compose, run
-from maskvos.training.resume import AtomicCheckpoints, changed_settings, find_checkpoint
+from maskvos.training.resume import AtomicCheckpoints, changed_settings
+from maskvos.weights.checkpoint import find_checkpoint
 
 # Dropout draws random numbers in every step; the loss of every step is in the table.
 SMALL = [
@@ -38,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training that nothing interrupted."""
+    """The folder of an uninterrupted training."""
     cfg = small(data, tmp_path_factory.mktemp("whole"))
     run(cfg)
     return Path(cfg.paths.run)
@@ -62,7 +63,7 @@ def curve(folder: Path) -> dict[int, float]:
         return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
 
 
-def assert_goes_on_as(whole: Path, rest: Path) -> None:
+def assert_resumes_as(whole: Path, rest: Path) -> None:
     ends = load(whole), load(rest)
     assert ends[0]["global_step"] == ends[1]["global_step"] == STEPS
     for key, value in ends[0]["state_dict"].items():
@@ -94,15 +95,15 @@ class Interrupt(Callback):
         pytest.param("on_validation_batch_end", signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_training_goes_on_exactly(
+def test_an_interrupted_training_resumes_exactly(
     whole: Path, data: Path, tmp_path: Path, hook: str, number: int
 ) -> None:
-    stop = ["_target_=training.test_resume.Interrupt", f"hook={hook}", f"number={int(number)}"]
+    stop = [f"_target_={__name__}.Interrupt", f"hook={hook}", f"number={int(number)}"]
     with pytest.raises(SystemExit):
         run(small(data, tmp_path / "cut", *(f"+callbacks.stop.{option}" for option in stop)))
     assert load(tmp_path / "cut")["global_step"] < STEPS
     run(small(data, tmp_path / "rest", "ckpt_path=last", "name=."))
-    assert_goes_on_as(whole, tmp_path / "rest")
+    assert_resumes_as(whole, tmp_path / "rest")
 
 
 class Copy(Callback):
@@ -119,24 +120,24 @@ class Copy(Callback):
 
 
 @pytest.mark.slow
-def test_every_step_can_be_gone_on_from(whole: Path, data: Path, tmp_path: Path) -> None:
-    copy = ["_target_=training.test_resume.Copy", f"folder={tmp_path / 'copies'}"]
+def test_a_training_resumes_from_every_step(whole: Path, data: Path, tmp_path: Path) -> None:
+    copy = [f"_target_={__name__}.Copy", f"folder={tmp_path / 'copies'}"]
     saving = ["callbacks.last.every_n_steps=1", *(f"+callbacks.copy.{option}" for option in copy)]
     run(small(data, tmp_path / "saving", *saving))
-    assert_goes_on_as(whole, tmp_path / "saving")  # to save changes nothing
+    assert_resumes_as(whole, tmp_path / "saving")  # saving has no side effect
     for batch in (0, 1, 3):
         source = tmp_path / "copies" / str(batch)
         assert load(source)["global_step"] == 4 + batch
         run(small(data, tmp_path / f"rest{batch}", f"ckpt_path={last(source)}"))
-        assert_goes_on_as(whole, tmp_path / f"rest{batch}")
+        assert_resumes_as(whole, tmp_path / f"rest{batch}")
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_exactly(whole: Path, data: Path, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_exactly(whole: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     places = [f"paths.data={data}", f"paths.runs={tmp_path}", "callbacks.last.every_n_steps=1"]
-    # A pause in every step, so that the kill surely comes within the second epoch.
-    slow = ["+callbacks.pause._target_=training.test_resume.Pause"]
+    # A pause in every step, so that the kill falls into the second epoch.
+    slow = ["+callbacks.pause._target_=test_resume.Pause"]
     process = subprocess.Popen(
         [sys.executable, "-m", "maskvos.run", *SMALL, *places, *slow, f"hydra.run.dir={folder}"],
         stdout=subprocess.DEVNULL,
@@ -150,14 +151,14 @@ def test_a_killed_training_goes_on_exactly(whole: Path, data: Path, tmp_path: Pa
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert 6 <= load(folder)["global_step"] < 8
-    for rest in (tmp_path / "rest", folder):  # in a folder of its own, and in the same one
+    for rest in (tmp_path / "rest", folder):  # in a new folder, and in the same one
         run(small(data, rest, "ckpt_path=last", "name=."))
-        assert_goes_on_as(whole, rest)
+        assert_resumes_as(whole, rest)
     assert curve(folder).keys() == curve(whole).keys()
 
 
 class Pause(Callback):
-    """Makes steps last."""
+    """Slows down every step."""
 
     def on_train_batch_start(self, *args) -> None:
         time.sleep(0.5)
@@ -171,7 +172,7 @@ def test_minutes_count_too(data: Path, tmp_path: Path) -> None:
         run(small(data, tmp_path, "callbacks.last.every_n_steps=0"))
 
 
-def test_a_cut_checkpoint_is_named_with_the_one_before_it(whole: Path, data: Path, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_named_with_the_one_before_it(whole: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "old" / "checkpoints").mkdir(parents=True)
     content = last(whole).read_bytes()
     for size in (0, 100, len(content) // 2, len(content) - 1):
@@ -189,7 +190,7 @@ def test_a_cut_checkpoint_is_named_with_the_one_before_it(whole: Path, data: Pat
     kept.rename(before)
 
 
-def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, io = tmp_path / "new" / "last.ckpt", AtomicCheckpoints()
     for number in range(3):
         io.save_checkpoint({"number": number}, path)
@@ -205,13 +206,13 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     assert {file.name for file in path.parent.iterdir()} == {"last.ckpt", "last-previous.ckpt"}
     assert torch.load(path)["number"] == 2
     monkeypatch.undo()
-    monkeypatch.setattr(os, "link", fail)  # a file system without links
+    monkeypatch.setattr(os, "link", fail)  # a file system without hard links
     io.save_checkpoint({"number": 3}, path)
     assert [torch.load(path.with_stem(name))["number"] for name in ("last", "last-previous")] == [3, 2]
 
 
-def test_a_bare_name_means_the_runs_own_folder_and_then_the_newest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ckpt_path=last: no .* has a checkpoints/last.ckpt; .*name="):
+def test_a_bare_name_is_looked_up_in_the_run_and_then_in_the_newest_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ckpt_path=last: .*no run under .* has a checkpoints/last.ckpt; .*name="):
         find_checkpoint("last", tmp_path / "a", tmp_path)
     for age, name in enumerate(("b", "a", "c")):
         last(tmp_path / name).parent.mkdir(parents=True)
@@ -222,7 +223,7 @@ def test_a_bare_name_means_the_runs_own_folder_and_then_the_newest(tmp_path: Pat
     assert find_checkpoint("some/last.ckpt", tmp_path, tmp_path) == Path("some/last.ckpt")
 
 
-def test_a_folder_where_one_works_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "last").mkdir()
     last(tmp_path / "a").parent.mkdir(parents=True)
@@ -231,9 +232,7 @@ def test_a_folder_where_one_works_is_no_checkpoint(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("lihgt", "light"), ("bset", "best"), ("lst", "last")])
-def test_a_mistyped_name_gets_the_nearest_of_the_package_and_of_the_runs(
-    tmp_path: Path, typed: str, meant: str
-) -> None:
+def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path: Path, typed: str, meant: str) -> None:
     for name in ("last", "best"):
         last(tmp_path / "a").parent.mkdir(parents=True, exist_ok=True)
         last(tmp_path / "a").with_stem(name).touch()
@@ -241,21 +240,28 @@ def test_a_mistyped_name_gets_the_nearest_of_the_package_and_of_the_runs(
         find_checkpoint(typed, tmp_path, tmp_path)
 
 
-def test_settings_that_a_resume_ignores_or_changes_are_told(
+def test_settings_that_a_resume_ignores_or_changes_are_logged(
     whole: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     new = ["optim.lr=0.5", "loss=dice", "data.num_workers=0", "callbacks.last.every_n_steps=3"]
     with caplog.at_level(logging.WARNING):
         run(small(data, tmp_path, f"ckpt_path={last(whole)}", *new))
-    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resume: ")]
-    assert len(told) == 3
-    assert "loss._target_ was" in told[0]
-    assert "optim.lr=6e-05 goes on" in told[1]
-    assert "optim.lr=0.5 is ignored" in told[1]
-    assert "init_from" in told[2]
+    logged = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resume: ")]
+    assert len(logged) == 3
+    assert "loss._target_ was" in logged[0]
+    assert "optim.lr=6e-05 is kept" in logged[1]
+    assert "optim.lr=0.5 is ignored" in logged[1]
+    assert "init_from" in logged[2]
 
 
-def test_settings_compare_by_what_matters() -> None:
+def test_a_class_that_moved_to_another_module_is_the_same_setting() -> None:
+    made = {"loss": {"_target_": "maskvos.models.losses.BCE"}, "train": {"_target_": "maskvos.training.Training"}}
+    now = {"loss": {"_target_": "maskvos.training.losses.BCE"}, "train": {"_target_": "maskvos.training.options.X"}}
+    assert changed_settings(made, now) == []
+    assert changed_settings(made, {"loss": {"_target_": "maskvos.training.losses.Dice"}}) != []
+
+
+def test_only_settings_that_affect_the_training_are_compared() -> None:
     made = {"optim": {"lr": 1}, "paths": {"run": "a"}, "data": {"size": [1, 2], "train": {"root": "a"}}, "old": 1}
     assert changed_settings(made, made) == []
     assert changed_settings(made, {**made, "paths": {"run": "b"}, "new": 2}) == []
@@ -265,12 +271,12 @@ def test_settings_compare_by_what_matters() -> None:
     assert lines[0].startswith("data.size was [1, 2]")
 
 
-def test_what_cannot_be_resumed_says_so(whole: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"AdamW, whose state torch.optim.SGD cannot go on with.*init_from="):
+def test_checkpoints_that_cannot_be_resumed_are_named(whole: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"AdamW, whose state torch.optim.SGD cannot load.*init_from="):
         run(small(data, tmp_path, f"ckpt_path={last(whole)}", "optim=sgd"))
     weights = tmp_path / "weights.ckpt"
     torch.save({"state_dict": load(whole)["state_dict"]}, weights)
-    with pytest.raises(UserError, match=r"no state of a training.*init_from="):
+    with pytest.raises(UserError, match=r"no training state.*init_from="):
         run(small(data, tmp_path, f"ckpt_path={weights}"))
     content = load(whole)
     group = content["optimizer_states"][0]["param_groups"]

@@ -1,4 +1,4 @@
-"""The weights that come with the package."""
+"""The bundled weights."""
 
 from __future__ import annotations
 
@@ -28,39 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        (["task=predict", "input=a.mp4"], ["+experiment=light", "ckpt_path=light", "task=predict", "input=a.mp4"]),
-        (["-m", "task=predict"], ["-m", "+experiment=light", "ckpt_path=light", "task=predict"]),
-        (["task=test", "ckpt_path=light"], ["+experiment=light", "task=test", "ckpt_path=light"]),
-        (["+experiment=light", "ckpt_path=light"], None),
-        (["task=predict", "ckpt_path=runs/best.ckpt"], None),
-        (["task=predict", "+experiment=swin_t"], None),
-        (["task=predict", "backend=onnx"], None),
-        (["task=test"], None),
-        ([], None),
-    ],
-)
-def test_what_is_meant_where_no_checkpoint_is_named(folder: Path, typed: list[str], meant: list[str] | None) -> None:
-    assert bundled.complete(typed) == (typed if meant is None else meant)
-    assert bundled.complete(bundled.complete(typed)) == bundled.complete(typed)
-
-
-def test_a_file_of_the_users_own_goes_before_a_name(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert bundled.find("light") == folder / "light.safetensors"
-    assert bundled.find("heavy") is None
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "light").mkdir()  # of frames, or whatever else somebody calls so
-    assert bundled.find("light") == folder / "light.safetensors"
-    (tmp_path / "light").rmdir()
-    (tmp_path / "light").touch()
-    assert bundled.find("light") is None
-
-
-def test_weights_are_written_in_half_precision_with_their_making(tmp_path: Path) -> None:
+def test_weights_are_written_in_half_precision_with_metadata(tmp_path: Path) -> None:
     weight, count = torch.randn(4, 5), torch.tensor(70_000)
     bundled.write(tmp_path / "x.safetensors", {"weight": weight.T, "count": count}, {"command": "make it"})
     read = load_file(tmp_path / "x.safetensors")
@@ -69,20 +37,20 @@ def test_weights_are_written_in_half_precision_with_their_making(tmp_path: Path)
     assert read["count"] == count
 
 
-def test_the_making_can_be_asked_for(folder: Path) -> None:
+def test_the_metadata_can_be_read(folder: Path) -> None:
     assert bundled.about("light") == {"version": "1", "scores": '{"j": 0.5}'}
-    with pytest.raises(UserError, match="no weights 'heavy' come with the package; there are: light"):
+    with pytest.raises(UserError, match="no bundled weights are named 'heavy'; there are: light"):
         bundled.about("heavy")
 
 
-def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="weight has values beyond half precision"):
+def test_weights_that_overflow_half_precision_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="weight overflows half precision"):
         bundled.write(tmp_path / "x.safetensors", {"weight": torch.tensor([1e6])}, {})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", bundled.names())
-def test_the_weights_in_the_box_are_small_and_tell_how_they_were_made(name: str) -> None:
+def test_the_bundled_weights_are_small_and_say_how_they_were_made(name: str) -> None:
     path = bundled.FOLDER / f"{name}.safetensors"
     assert path.stat().st_size <= 30e6
     tensors = load_file(path)
@@ -98,7 +66,7 @@ def region(video: Video, output: Path) -> float:
 
 
 def segment(source: Path, output: Path) -> dict[str, float]:
-    quiet = ("trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer=cpu", "data.num_workers=0")
+    quiet = ("trainer.enable_progress_bar=false", "trainer=cpu")
     return run(compose(["task=predict", f"input={source}", f"output={output}", "writer.kinds=[masks]", *quiet], output))
 
 
@@ -114,7 +82,7 @@ def test_a_moving_object_is_found_without_naming_a_checkpoint(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("sequence", ["blackswan", "car-roundabout"])
-def test_real_videos_that_were_not_trained_on(shared: Path, tmp_path: Path, sequence: str) -> None:
+def test_the_object_of_real_unseen_videos_is_found(shared: Path, tmp_path: Path, sequence: str) -> None:
     (video,) = davis(shared / "data/DAVIS", "val", sequences=[sequence])
     segment(video.frames[0].image.parent, tmp_path / "out")
     assert region(video, tmp_path / "out") > 0.5

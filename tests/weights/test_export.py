@@ -1,4 +1,4 @@
-"""Written networks run by themselves and say the same."""
+"""Exported networks run on their own and give the same logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from maskvos.errors import UserError
 from maskvos.models.network import MaskVOS
-from maskvos.weights.export import ExportedNetwork, export, load_exported, suffix_of
+from maskvos.weights.export import export, exported_config, load_exported, suffix_of
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -41,7 +41,7 @@ def test_any_batch_and_size(build: Callable[..., nn.Module], backbone: str, file
     if file_format == "onnx":
         pytest.importorskip("onnxruntime")
     if (file_format, backbone) == ("pt2", "swin_t"):
-        pytest.skip("torch.export does not leave the size of windows open")
+        pytest.skip("torch.export fixes the size of networks with windows")
     network = build("model=maskvos_tiny", f"backbone={backbone}").eval()
     path = export(network, tmp_path / f"network{suffix_of(file_format)}", file_format)
     segment = load_exported(path)
@@ -74,9 +74,7 @@ assert not any(name.split(".")[0] in ("maskvos", "torch") for name in sys.module
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "network.onnx")], check=True)
 
 
-def test_a_file_that_says_something_else_is_not_left_behind(
-    tiny: MaskVOS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_with_other_logits_is_not_kept(tiny: MaskVOS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskvos.weights.export.load_exported", lambda *_: lambda rgb, flow: rgb[:, :1] + 50)
     with pytest.raises(UserError, match="differ"):
         export(tiny, tmp_path / "network.ts", "torchscript")
@@ -89,10 +87,10 @@ def test_inputs_of_any_device_and_precision(tiny: MaskVOS, tmp_path: Path, suffi
     pytest.importorskip("onnxruntime")
     formats = {"ts": "torchscript", "onnx": "onnx", "pt2": "pt2"}
     path = export(tiny, tmp_path / f"network.{suffix}", formats[suffix])
-    network = ExportedNetwork(path, formats[suffix]).to(device)
+    segment = load_exported(path)
     for precision in (torch.float32, torch.bfloat16, torch.float64):
         rgb, flow = (tensor.to(precision) for tensor in inputs(1, 64, 96))
-        logits = network.segment(rgb.to(device), flow.to(device))
+        logits = segment(rgb.to(device), flow.to(device))
         assert logits.device.type == device
         with torch.no_grad():
             torch.testing.assert_close(logits.cpu(), tiny.segment(rgb.float(), flow.float()), atol=1e-3, rtol=0)
@@ -125,3 +123,12 @@ def test_mistakes_are_named(tiny: MaskVOS, tmp_path: Path) -> None:
         (tmp_path / f"broken.{suffix}").write_bytes(b"nothing of the kind")
         with pytest.raises(UserError, match=f"broken.{suffix}"):
             load_exported(tmp_path / f"broken.{suffix}")
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_the_configuration_is_stored_in_the_file(tiny: MaskVOS, tmp_path: Path, file_format: str) -> None:
+    pytest.importorskip("onnxruntime")
+    config = {"data": {"size": [64, 96]}, "tta": {"mirror": True, "flow": None}}
+    for number, stored in enumerate((config, None)):
+        path = export(tiny, tmp_path / f"{number}{suffix_of(file_format)}", file_format, config=stored)
+        assert exported_config(path) == stored

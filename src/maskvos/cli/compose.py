@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -44,7 +44,7 @@ def run_id() -> str:
 
 def group_members() -> str:
     """The members of every group, for the help; not the ``base`` files, which only hold what members share."""
-    main = GlobalHydra.instance().hydra
+    main = cast(Any, GlobalHydra.instance().hydra)
     names = {group: main.config_loader.get_group_options(group) for group in main.list_all_config_groups()}
     shown = {group: [name for name in found if not name.endswith("base")] for group, found in names.items()}
     return "\n".join(f"{group}: {', '.join(found)}" for group, found in shown.items() if not group.startswith("hydra"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,10 @@ class TorchEngine:
     @torch.inference_mode()
     def __call__(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
         """See `Engine`."""
-        inputs = [None if tensor is None else tensor.to(self.device) for tensor in (rgb, flow, motion)]
+        rgb, flow = rgb.to(self.device), flow.to(self.device)
+        motion = None if motion is None else motion.to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = cast(Tensor, self.network.segment(*inputs))
+            logits = self.network.segment(rgb, flow, motion)
         return logits.float().cpu()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,16 @@ class MaskVOS(nn.Module):
         """
         return self._decode(rgb, flow_rgb, False)[0]
 
+    @overload
+    def segment(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor: ...
+
+    @overload
     def segment(
-        self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None, aux: bool = False
+        self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None, *, aux: Literal[True]
+    ) -> tuple[Tensor, list[Tensor]]: ...
+
+    def segment(
+        self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None, *, aux: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Segment frames: input preprocessing and the network.
 

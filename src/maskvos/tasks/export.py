@@ -23,6 +23,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     path = Path(cfg.output or Path(cfg.paths.run) / f"{cfg.name}{suffix_of(cfg.format)}")
     config = InferenceConfig.from_config(plain(cfg))
     network = load_network(require_checkpoint(cfg), config.model, config.name)
-    export(network, path, cfg.format, tuple(config.size), config.to_config())
+    height, width = config.size
+    export(network, path, cfg.format, (height, width), config.to_config())
     log.info("exported: %s (%.1f MB), verified against PyTorch", path, path.stat().st_size / 1e6)
     return {"export/bytes": float(path.stat().st_size)}

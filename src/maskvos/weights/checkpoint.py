@@ -108,6 +108,7 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
         UserError: The file is missing or damaged.
     """
     path = Path(path)
+    config: Any
     if path.suffix in SUFFIXES:
         config = exported_config(path)
     elif path.suffix == ".safetensors":
