@@ -187,7 +187,7 @@ def test_motion_blur_changes_neither_mask_nor_flow() -> None:
     assert (sharp.rgb != blurred.rgb).any()
 
 
-@pytest.mark.parametrize("shape", set(SHAPES), ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize("shape", list(dict.fromkeys(SHAPES)), ids=lambda shape: shape.__name__)
 def test_sprites_have_the_requested_area(shape) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(1)
     parts = shape(rng)
