@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, at a small size, and are committed without outputs."""
+"""The notebooks run from start to end at a small size, and are committed without outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskvos.weights import bundled
 from pages import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# What the cell tagged `parameters` is followed by.
+# Code inserted after the cell tagged `parameters`.
 SMALL = {
     "quickstart": "FRAMES, SIZE = 4, (96, 160)",
     "data_and_flow": "CLIPS, FRAMES, SIZE = 3, 4, [64, 96]",
@@ -27,7 +27,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[KernelManager]:
-    """One kernel for all notebooks: each would spend most of its time on starting one and importing torch."""
+    """One kernel shared by all notebooks, since starting one and importing torch takes most of the time."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel()
     yield manager
@@ -35,7 +35,7 @@ def kernel() -> Iterator[KernelManager]:
 
 
 def executed(path: Path, folder: Path, kernel: KernelManager) -> nbformat.NotebookNode:
-    """A notebook after it was run in a folder, at a small size, with none of another's names."""
+    """Run a notebook in a folder at a small size, in an empty namespace; returns it with outputs."""
     notebook = nbformat.read(path, as_version=4)
     (place,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(SMALL[path.stem]))
@@ -43,8 +43,8 @@ def executed(path: Path, folder: Path, kernel: KernelManager) -> nbformat.Notebo
     return NotebookClient(notebook, timeout=300, km=kernel).execute()
 
 
-def pictures(notebook: nbformat.NotebookNode) -> int:
-    """How many pictures and movies it shows."""
+def images_shown(notebook: nbformat.NotebookNode) -> int:
+    """Number of images and videos in the outputs."""
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     data = [output.get("data", {}) for output in outputs]
     return sum("image/png" in shown or "<video" in shown.get("text/html", "") for shown in data)
@@ -53,8 +53,8 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path, kernel: KernelManager) -> None:
     if path.stem == "quickstart" and not bundled.names():
-        pytest.skip("the package holds no bundled weights yet, with which this notebook predicts")
-    assert pictures(executed(path, tmp_path, kernel)) >= 1
+        pytest.skip("the package contains no bundled weights, which this notebook needs")
+    assert images_shown(executed(path, tmp_path, kernel)) >= 1
 
 
 def test_every_notebook_has_a_small_size() -> None:
