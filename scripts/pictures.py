@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation from procedural clips, into docs/images.
+"""Draw the images of the documentation from procedural clips, into docs/images.
 
 python scripts/pictures.py [--output FOLDER]
 """
@@ -24,13 +24,13 @@ from maskvos.synthetic.clips import Clip, generate_clip
 
 SIZE = (240, 400)
 SEEDS = (6, 18, 26)
-ANIMATED = 40
-DRAWS = (1, 4, 5)
-HEIGHT = 150  # of a row
+ANIMATION_SEED = 40
+AUGMENTATION_SEEDS = (1, 4, 5)
+HEIGHT = 150  # of a row, pixels
 
 
 def flow_sheet(clips: list[Clip]) -> np.ndarray:
-    """Frame with the object marked, exact flow, DIS flow: one row per clip, (H, W, 3) uint8."""
+    """Frame with mask, exact flow and DIS flow, one row per clip; (H, W, 3) uint8."""
     estimator, middle = DIS(), len(clips[0].rgb) // 2
     rows = []
     for clip in clips:
@@ -46,10 +46,10 @@ def flow_sheet(clips: list[Clip]) -> np.ndarray:
 
 
 def augmentation_sheet(clip: Clip) -> np.ndarray:
-    """What ``augment=standard`` makes of one frame, its flow and its mask: one row per draw, (H, W, 3) uint8."""
+    """One frame with flow and mask after ``augment=standard``, one row per random draw; (H, W, 3) uint8."""
     transform = build(compose(["data=synthetic", f"data.size={list(SIZE)}"]).data).train_transform
     middle, rows = len(clip.rgb) // 2, []
-    for seed in DRAWS:
+    for seed in AUGMENTATION_SEEDS:
         sample = transform(clip.rgb[middle], clip.flow[middle], clip.mask[middle], seed=seed)
         rows.append(
             {
@@ -62,7 +62,7 @@ def augmentation_sheet(clip: Clip) -> np.ndarray:
 
 
 def write_animation(clip: Clip, path: Path) -> None:
-    """Animate frame, optical flow and the mask found by the bundled weights, side by side, as WebP."""
+    """Write an animated WebP of frame, optical flow, and overlay predicted with the bundled weights."""
     pictures = [
         Image.fromarray(
             side_by_side([frame.image, draw_flow(frame.flow, frame.mask.shape), draw_overlay(frame.image, frame.mask)])
@@ -73,7 +73,7 @@ def write_animation(clip: Clip, path: Path) -> None:
 
 
 def main() -> None:
-    """Draw and write all pictures."""
+    """Draw and write all images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     folder = parser.parse_args().output
@@ -81,7 +81,7 @@ def main() -> None:
     clips = [generate_clip(seed, frames=12, size=SIZE) for seed in SEEDS]
     write_image(folder / "flow.png", flow_sheet(clips))
     write_image(folder / "augmentation.png", augmentation_sheet(clips[0]))
-    write_animation(generate_clip(ANIMATED, frames=36, size=(216, 360)), folder / "demo.webp")
+    write_animation(generate_clip(ANIMATION_SEED, frames=36, size=(216, 360)), folder / "demo.webp")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Train the weights that come with the package from nothing, in the six trainings that made them.
+"""Reproduce the bundled weights: six trainings from scratch, each initialised with the weights of the previous one.
 
-    python scripts/release_light.py --data <folder with DAVIS/> --output release     # some six hours on two cores
-    python scripts/release_light.py --data ... --output ... trainer.precision=32-true      # any setting of the project
+    python scripts/release_light.py --data <folder with DAVIS/> --output release     # about six hours on two cores
+    python scripts/release_light.py --data ... --output ... trainer.precision=32-true      # any override
 
-Each training starts from the weights of the one before. What is finished is left as it is, and an interrupted training
-is gone on with. Clips and flow take some 50 GB. The released weights were trained so, but for the third training, which
-was ended at step 4,869 of 5,400.
+To resume, run the command again: finished trainings are skipped, and an interrupted one resumes from its checkpoint.
+Clips and flow take about 50 GB. The released weights were trained like this, except that the third training was stopped
+at step 4,869 of 5,400.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from maskvos.errors import UserError
 from maskvos.models.state_dict import read_checkpoint
 from train_light import write_weights
 
-# The experiment's own settings are those of the last training.
-_PLAIN = ["data.paste=0.3", "data.flow_pairs=null"]
-_AVERAGED = "train.ema=0.999"
+# The experiment `light` itself has the settings of the last training.
+_FIRST = ["data.paste=0.3", "data.flow_pairs=null"]
+_EMA = "train.ema=0.999"
 _MANY_CLIPS = "data.train.parts.1.clips=2400"
-_UNSEEN = ["trainer.limit_val_batches=0", "callbacks.best=null"]
-_PALE = [
+_NO_VALIDATION = ["trainer.limit_val_batches=0", "callbacks.best=null"]
+_WEAK_JITTER = [
     "augment.colours.brightness=[0.8,1.2]",
     "augment.colours.contrast=[0.8,1.2]",
     "augment.colours.saturation=[0.8,1.2]",
@@ -32,24 +32,24 @@ _PALE = [
 ]
 
 
-def _validate(steps: int) -> str:
-    """The setting that validates every so many steps of an epoch, and so looks for the best weights more often."""
+def _validate_every(steps: int) -> str:
+    """The override that validates every ``steps`` steps within an epoch, to select the best weights more often."""
     return f"++trainer.val_check_interval={steps}"
 
 
 TRAININGS = {
-    "1": ["data.scales=[0.75]", "optim.lr=1e-3", "trainer.max_steps=5200", *_PLAIN, *_PALE],
-    "2": ["data.scales=null", "optim.lr=3e-4", "trainer.max_steps=1300", _validate(400), *_PLAIN, *_PALE],
-    "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _validate(1000), _MANY_CLIPS, _AVERAGED, "data.flow_pairs=null"],
-    "4": ["optim.lr=5e-4", "trainer.max_steps=2400", _validate(750), _MANY_CLIPS, _AVERAGED],
-    "5": ["optim.lr=6e-4", "trainer.max_steps=4000", _validate(750), _MANY_CLIPS, _AVERAGED],
-    # All sequences, now that the settings are known: nothing is left to validate on.
-    "6": ["optim.lr=5e-4", "trainer.max_steps=3000", _MANY_CLIPS, "data.train.parts.0.hold_out=[]", *_UNSEEN],
+    "1": ["data.scales=[0.75]", "optim.lr=1e-3", "trainer.max_steps=5200", *_FIRST, *_WEAK_JITTER],
+    "2": ["data.scales=null", "optim.lr=3e-4", "trainer.max_steps=1300", _validate_every(400), *_FIRST, *_WEAK_JITTER],
+    "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _validate_every(1000), _MANY_CLIPS, _EMA, "data.flow_pairs=null"],
+    "4": ["optim.lr=5e-4", "trainer.max_steps=2400", _validate_every(750), _MANY_CLIPS, _EMA],
+    "5": ["optim.lr=6e-4", "trainer.max_steps=4000", _validate_every(750), _MANY_CLIPS, _EMA],
+    # The hyperparameters are fixed: train on all sequences, with none held out for validation.
+    "6": ["optim.lr=5e-4", "trainer.max_steps=3000", _MANY_CLIPS, "data.train.parts.0.hold_out=[]", *_NO_VALIDATION],
 }
 
 
 def command(number: str, options: argparse.Namespace) -> list[str]:
-    """Settings of one training."""
+    """The overrides of one training."""
     run = options.output / number
     settings = [
         *("+experiment=light", f"paths.data={options.data}", f"hydra.run.dir={run}", "data.test=null"),
@@ -63,10 +63,10 @@ def command(number: str, options: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    """All trainings, then the file."""
+    """Run all trainings, then write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds DAVIS/ (see compact_davis.py)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for everything")
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains DAVIS/ (see compact_davis.py)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for runs, flow cache and weights")
     options, options.settings = parser.parse_known_args()
     for number in TRAININGS:
         done = options.output / number / "done"

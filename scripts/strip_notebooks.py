@@ -1,4 +1,4 @@
-"""Takes outputs, counts and the machine's traces out of the notebooks, as they are committed.
+"""Strip outputs, execution counts and machine-specific metadata from the notebooks before they are committed.
 
 python scripts/strip_notebooks.py [--check] [FILE ...]
 """
@@ -16,7 +16,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def stripped(path: Path) -> str:
-    """The text of a notebook without anything that running it leaves; cells are numbered anew."""
+    """A notebook as JSON without outputs and metadata, its cells renumbered; tags are kept."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
@@ -28,10 +28,10 @@ def stripped(path: Path) -> str:
 
 
 def main() -> None:
-    """Strip the notebooks, or with ``--check`` name those that are not stripped and end with status 1."""
+    """Strip the notebooks; with ``--check`` only list those that are not stripped, and exit with status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, default=sorted(NOTEBOOKS.glob("*.ipynb")))
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="list notebooks that are not stripped, change nothing")
     arguments = parser.parse_args()
     changed = [path for path in arguments.files if stripped(path) != path.read_text()]
     for path in changed:

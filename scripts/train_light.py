@@ -1,14 +1,14 @@
-"""Train the light model within a given time, and go on from where an earlier job stopped.
+"""Train the light model for a limited time, resuming from an earlier job, on machines that only run short jobs.
 
     python scripts/train_light.py --data <folder with DAVIS/> --output job1 --minutes 9
     python scripts/train_light.py --data <folder with DAVIS/> --output job2 --minutes 9 --resume job1
-    python scripts/train_light.py ... trainer.max_steps=20000 data.batch_size=32        # any setting of the project
+    python scripts/train_light.py ... trainer.max_steps=20000 data.batch_size=32        # any override
 
-For machines that can be had for short jobs only. When the time is over the training stops as by Ctrl-C, and the output
-holds all that the next job needs, in parts of at most 16 MB; the weights with the best validation score are beside it
-as `light.safetensors`. To keep the parts few, weights and averages travel in half precision and the optimiser's moments
-in bfloat16: a rounding once a job, which is far below a step's own noise. Without --resume, within one job, and in
-`python -m maskvos.run +experiment=light` itself, nothing is rounded.
+When the time is up, training is interrupted as by Ctrl-C. The output folder then contains the checkpoint for the next
+job, in parts of at most 16 MB, and the weights with the best validation score, `light.safetensors`. To keep the
+checkpoint small, weights and their averages are stored in float16 and the optimiser's moments in bfloat16. This rounds
+once per job, far below the noise of a training step. Nothing is rounded within a job or by
+`python -m maskvos.run +experiment=light`.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ PART = 16 * 1000 * 1000
 MANIFEST = "parts.json"
 
 
-def rounded(value: Any, dtype: torch.dtype) -> Any:
-    """A nest of containers with its floating-point tensors of more than one element in a type."""
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """Cast the floating-point tensors of more than one element in nested containers to a dtype."""
     if isinstance(value, torch.Tensor):
         return value.to(dtype) if value.is_floating_point() and value.numel() > 1 else value
     if isinstance(value, dict):
-        return {key: rounded(inner, dtype) for key, inner in value.items()}
+        return {key: cast(inner, dtype) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(rounded(inner, dtype) for inner in value)
+        return type(value)(cast(inner, dtype) for inner in value)
     return value
 
 
 def write_parts(checkpoint: dict[str, Any], folder: Path) -> None:
-    """Write a checkpoint in parts; the list of them comes last, so that half of them are never taken for all."""
+    """Write a checkpoint in parts; the manifest is written last, so that incomplete parts are not read."""
     small = {
-        key: rounded(value, torch.bfloat16 if key == "optimizer_states" else torch.float16)
+        key: cast(value, torch.bfloat16 if key == "optimizer_states" else torch.float16)
         for key, value in checkpoint.items()
     }
     buffer = io.BytesIO()
@@ -70,46 +70,41 @@ def write_parts(checkpoint: dict[str, Any], folder: Path) -> None:
 
 
 def read_parts(folder: Path) -> bytes:
-    """The checkpoint that `write_parts` wrote.
+    """Join the parts that `write_parts` wrote.
 
     Raises:
-        UserError: Parts are missing or changed.
+        UserError: A part or the manifest is missing, or a checksum is wrong.
     """
     if not (folder / MANIFEST).is_file():
-        raise UserError(f"--resume {folder}: it has no {MANIFEST}; give the --output of a job that came to its end")
+        raise UserError(f"--resume {folder}: no {MANIFEST} found; give the --output of a job that has finished")
 
     def verified() -> Iterator[bytes]:
         for name, digest in json.loads((folder / MANIFEST).read_text()).items():
             part = (folder / name).read_bytes() if (folder / name).is_file() else b""
             if hashlib.sha256(part).hexdigest() != digest:
-                raise UserError(f"--resume {folder}: {name} is missing or changed; copy the job's output again")
+                raise UserError(f"--resume {folder}: {name} is missing or damaged; copy the job's output again")
             yield part
 
     return b"".join(verified())
 
 
-def full(value: Any) -> Any:
-    """The opposite of `rounded`: floating-point tensors in single precision."""
-    return rounded(value, torch.float32)
-
-
 def train(overrides: list[str], minutes: float, work: Path) -> None:
-    """Train until the time is over or all steps are done."""
-    # Lightning ends on Ctrl-C after a whole step, with a checkpoint that goes on exactly: so does the end of the time.
-    alarm = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT))
-    alarm.daemon = True
-    alarm.start()
+    """Train until the time is up or all steps are done."""
+    # On Ctrl-C, training ends after the current step and saves a checkpoint that resumes exactly.
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
     try:
         run(compose(overrides, work))
     except SystemExit:
         print(f"stopped after {minutes:g} minutes", flush=True)
     finally:
-        alarm.cancel()
+        timer.cancel()
 
 
 def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint's network as weights that can come with the package, and how they were made."""
-    made = {
+    """Write the network of a checkpoint in the format of the bundled weights, with metadata about its training."""
+    metadata = {
         "version": __version__,
         "commit": str(git_commit()),
         "command": shlex.join(["python", *sys.argv]),
@@ -118,17 +113,17 @@ def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
         "steps": checkpoint["global_step"],
     }
     tensors = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, str(path)).items()}
-    bundled.write(path, tensors, made)
+    bundled.write(path, tensors, metadata)
 
 
 def main() -> None:
-    """One job."""
+    """Train in one job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds DAVIS/ (see compact_davis.py)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the parts and the weights")
-    parser.add_argument("--minutes", type=float, required=True, help="of training, before what is written at the end")
-    parser.add_argument("--resume", type=Path, help="the --output of an earlier job, to go on from")
-    parser.add_argument("--work", type=Path, default=Path("runs/light_job"), help="folder for everything in between")
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains DAVIS/ (see compact_davis.py)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint's parts and the weights")
+    parser.add_argument("--minutes", type=float, required=True, help="training time; writing the output comes on top")
+    parser.add_argument("--resume", type=Path, help="--output of the job to resume")
+    parser.add_argument("--work", type=Path, default=Path("runs/light_job"), help="folder for run and flow cache")
     options, overrides = parser.parse_known_args()
     settings = ["+experiment=light", f"paths.data={options.data}", f"flow.cache={options.work}/flow", "data.test=null"]
     settings += overrides
@@ -136,7 +131,7 @@ def main() -> None:
     if options.resume:
         checkpoint = torch.load(io.BytesIO(read_parts(options.resume)), map_location="cpu", weights_only=True)
         start = options.work / "resume.ckpt"
-        torch.save(full(checkpoint), start)
+        torch.save(cast(checkpoint, torch.float32), start)
         settings.append(f"ckpt_path={start}")
     train(settings, options.minutes, options.work)
 

@@ -1,4 +1,4 @@
-"""The measurement of training runs and leaves its figures; how fast it is, is no test's business."""
+"""The training benchmark runs and writes its report; its numbers are not tested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "train
 
 
 @pytest.mark.slow
-def test_step_and_loader_are_measured_and_the_limit_is_named(tmp_path: Path) -> None:
+def test_reports_step_loader_and_bottleneck(tmp_path: Path) -> None:
     model = ["backbone=tiny", "model=maskvos_tiny", "data.size=[32,64]", "data.batch_size=2", "data.num_workers=1"]
     places = [f"paths.data={tmp_path}", "data.train.clips=2", "data.train.frames=16", "trainer.accelerator=cpu"]
     counts = ["--steps", "4", "--warmup", "1", "--images", "8", "--variants", "fp32", "--output", str(tmp_path / "out")]
