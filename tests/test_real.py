@@ -1,4 +1,4 @@
-"""The whole path on real video: DAVIS-2016 frames and masks beside the checkout, at their native size."""
+"""End-to-end tests on real video: training, test and prediction on DAVIS-2016 at native resolution."""
 
 from __future__ import annotations
 
@@ -29,46 +29,39 @@ def root(shared: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DictConfig, dict[str, float]]:
-    """A few training steps of the tiny network on the real training split."""
-    few = [
-        "backbone=tiny",
-        "model=maskvos_tiny",
-        "trainer=smoke",
-        "trainer.max_epochs=1",
-        "trainer.limit_val_batches=2",
-    ]
+    """A few training steps of the tiny network on the DAVIS-2016 train split."""
+    few = ["trainer=smoke", "trainer.max_epochs=1", "trainer.limit_val_batches=2"]
     tiny = ["backbone=tiny", "model=maskvos_tiny", "data.size=[96,160]"]
     overrides = [f"paths.data={root.parent}", *tiny, *few, *QUIET]
     cfg = compose(overrides, tmp_path_factory.mktemp("real"))
     return cfg, run(cfg)
 
 
-def again(trained, folder: Path, *overrides: str) -> DictConfig:
+def with_checkpoint(trained, folder: Path, *overrides: str) -> DictConfig:
     cfg = trained[0]
-    same = ["backbone=tiny", "model=maskvos_tiny", "trainer=cpu", "data.size=[96,160]", f"paths.data={cfg.paths.data}"]
-    best = f"ckpt_path={Path(cfg.paths.run) / 'checkpoints' / 'last.ckpt'}"
-    return compose([*same, *QUIET, best, *overrides], folder)
+    last = f"ckpt_path={Path(cfg.paths.run) / 'checkpoints' / 'last.ckpt'}"
+    return compose(["trainer=cpu", f"paths.data={cfg.paths.data}", *QUIET, last, *overrides], folder)
 
 
-def test_trains_on_the_real_train_split(trained) -> None:
+def test_trains_on_the_train_split(trained) -> None:
     assert 0 < trained[1]["train/loss"] < 2
 
 
-def test_tests_at_native_size_with_the_davis_protocol(trained, tmp_path: Path) -> None:
-    metrics = run(again(trained, tmp_path, "task=test", f"+data.test.sequences=[{SEQUENCES[0]}]"))
+def test_tests_at_native_resolution_with_the_davis_protocol(trained, tmp_path: Path) -> None:
+    metrics = run(with_checkpoint(trained, tmp_path, "task=test", f"+data.test.sequences=[{SEQUENCES[0]}]"))
     rows = (tmp_path / "test" / "frames.csv").read_text().splitlines()
     assert 0 <= metrics["test/j"] <= 1
-    # First and last frame are read, and left out.
+    # The first and last frame are predicted but not scored.
     assert sum("first" in row or "last" in row for row in rows[1:]) == 2
 
 
-def test_predicts_a_real_folder_of_frames(trained, root: Path, tmp_path: Path) -> None:
+def test_predicts_a_folder_of_frames(trained, root: Path, tmp_path: Path) -> None:
     frames = tmp_path / SEQUENCES[1]
     frames.mkdir()
     for source in sorted((root / "JPEGImages" / "480p" / SEQUENCES[1]).glob("*.jpg"))[:6]:
         (frames / source.name).symlink_to(source)
-    kinds = "writer.kinds=[masks,soft,overlay,cutout]"
-    run(again(trained, tmp_path / "run", "task=predict", f"input={frames}", f"output={tmp_path / 'out'}", kinds))
+    places, kinds = (f"input={frames}", f"output={tmp_path / 'out'}"), "writer.kinds=[masks,soft,overlay,cutout]"
+    run(with_checkpoint(trained, tmp_path / "run", "task=predict", *places, kinds))
     out = tmp_path / "out" / SEQUENCES[1]
     for kind in ("masks", "soft", "cutout"):
         written = sorted((out / kind).glob("*.png"))
@@ -78,13 +71,13 @@ def test_predicts_a_real_folder_of_frames(trained, root: Path, tmp_path: Path) -
     assert (info.width, info.height) == (854, 480)
 
 
-def test_predicts_a_real_movie(trained, root: Path, tmp_path: Path) -> None:
+def test_predicts_a_movie(trained, root: Path, tmp_path: Path) -> None:
     (video,) = davis(root, "val", sequences=[SEQUENCES[1]])
     with VideoWriter(tmp_path / "clip.mp4", fps=24) as writer:
         for frame in video.frames[:6]:
             writer.write(read_image(frame.image))
     clip, out = f"input={tmp_path / 'clip.mp4'}", f"output={tmp_path / 'out'}"
-    run(again(trained, tmp_path / "run", "task=predict", clip, out))
+    run(with_checkpoint(trained, tmp_path / "run", "task=predict", clip, out))
     masks = sorted((tmp_path / "out").rglob("masks/*.png"))
     assert len(masks) == 6
     assert set(np.unique(read_image(masks[0]))) <= {0, 255}

@@ -1,4 +1,4 @@
-"""The wheel: built from the sources, installed away from them, run from another folder."""
+"""The wheel can be built, installed outside the repository, and run from any folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what the wheel holds, and nothing of the repository."""
+    """A folder with the wheel installed, without access to the repository."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     subprocess.run([*build, str(ROOT)], check=True)
@@ -25,14 +25,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_wheel_carries_every_config(installed: Path) -> None:
+def test_wheel_contains_every_config(installed: Path) -> None:
     shipped = {path.relative_to(installed / "maskvos/conf") for path in (installed / "maskvos/conf").rglob("*.yaml")}
     written = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
     assert shipped == {path for path in written if path.parts[0] != "local"}
 
 
 def test_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
-    # -P is not in Python 3.10; the path below comes first, so the editable installation is not used.
+    # Python 3.10 lacks -P; the path inserted first takes precedence over the editable installation.
     code = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "sys.argv = ['maskvos', '+experiment=smoke', '--cfg', 'job']\n"
