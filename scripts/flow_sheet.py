@@ -29,7 +29,7 @@ def draw_row(video: Video, index: int, estimators: list[FlowEstimator]) -> np.nd
     for estimator in estimators:
         flow = FlowStore(estimator).load(video, index)
         longest = np.linalg.norm(flow, axis=-1).max()
-        row.append(draw_label(flow_to_rgb(flow), f"{estimator.settings['name']}, longest {longest:.1f} px"))
+        row.append(draw_label(flow_to_rgb(flow), f"{estimator.settings['name']}, max {longest:.1f} px"))
     return side_by_side(row, max_width=len(row) * (WIDTH + 4) - 4)
 
 
