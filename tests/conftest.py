@@ -1,8 +1,9 @@
-"""Fixtures for every test: small thread pools and the optional folder of real data."""
+"""Fixtures for every test: small thread pools, small networks, and the optional folder of real data."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Read when torch is loaded: waiting threads sleep instead of spinning, which matters where processes outnumber cores.
@@ -10,10 +11,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hypothesis import settings
-from torch import Tensor
+from torch import Tensor, nn
 
 import golden
+from maskvos import build as builder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -39,3 +42,26 @@ def shared() -> Path:
 def original_state(shared: Path) -> dict[str, Tensor]:
     """State dict of the original network with golden weights."""
     return golden.state_dict(shared / "golden")
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., nn.Module]:
+    """Build a part of the configuration with overrides, by default ``model``, without downloading weights."""
+
+    def build(*overrides: str, part: str = "model", pretrained: str = "false", seed: int = 0) -> nn.Module:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("config", overrides=[*overrides, f"backbone.pretrained={pretrained}"])
+        torch.manual_seed(seed)
+        return builder.build(config[part], part)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny(build: Callable[..., nn.Module]) -> nn.Module:
+    """The smallest network, in evaluation mode, with non-initial batch-norm statistics; do not modify it."""
+    network = build("model=maskvos_tiny", "backbone=tiny").train()
+    with torch.no_grad():
+        for _ in range(3):
+            network.segment(torch.rand(4, 3, 64, 96), torch.randn(4, 2, 64, 96))
+    return network.eval()

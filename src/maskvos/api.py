@@ -42,7 +42,7 @@ def load(
     threshold: float = 0.5,
     trust: Sequence[str] = (),
     config: InferenceConfig | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -57,7 +57,7 @@ def load(
         threshold: Probability above which a pixel belongs to the object.
         trust: Packages beside maskvos whose classes the checkpoint's configuration may build.
         config: Use these settings instead of those in the file.
-        batch_size: Frames per call of the network for videos on disk.
+        batch_size: Frames per forward pass for videos on disk; None: as the file says.
 
     Returns:
         The segmenter.
@@ -85,6 +85,11 @@ def load(
                 "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
             )
         config = InferenceConfig.from_config(found).check(str(path), trust)
+        if config.flow.get("estimator") is None:
+            raise UserError(
+                f"{path} was trained with precomputed flow, which new videos do not have; use "
+                "`python -m maskvos.run task=predict flow=dis`, which computes it, or give a config with an estimator"
+            )
     engine: Engine
     if chosen == "torch":
         network = load_network(path, config.model, config.name)
@@ -105,7 +110,7 @@ def load(
         build(config.flow, "flow"),
         TTA(**config.tta),
         config.motion_as_option,
-        batch_size,
+        config.batch_size if batch_size is None else batch_size,
         threshold,
         settings,
     )

@@ -164,7 +164,11 @@ def _use(cfg: DictConfig, source: InferenceConfig, typed: Mapping[str, str]) -> 
     cfg.model = source.model
     if "experiment" in typed:
         return
-    values: dict[str, Any] = {"data.size": list(source.size), "data.motion_as_option": source.motion_as_option}
+    values: dict[str, Any] = {
+        "data.size": list(source.size),
+        "data.motion_as_option": source.motion_as_option,
+        "data.eval_batch_size": source.batch_size,
+    }
     if "tta" not in typed:
         values |= {f"tta.{name}": value for name, value in source.tta.items()}
     if "flow" not in typed:

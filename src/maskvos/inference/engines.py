@@ -1,11 +1,12 @@
 """Engines that run a trained network: PyTorch, and exported files.
 
-An engine is a callable on tensors. A new one is a class with the methods of `Engine`, made by `open_engine`.
+An engine is a callable on tensors. A new one is a class with the methods of `Engine`, chosen in `maskvos.load`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -118,7 +119,7 @@ def check_precision(precision: str | int) -> str:
 def resolve_device(name: str) -> torch.device:
     """The device of a name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for the fastest that is present.
 
-    Lightning's names ``gpu`` and ``cuda`` mean the same.
+    ``cuda``, or ``gpu`` as Lightning has it, is the GPU of this process where torchrun started several, else the first.
 
     Raises:
         UserError: The device is unknown or not present.
@@ -133,6 +134,8 @@ def resolve_device(name: str) -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type, False):
         raise UserError(f"device={name}: PyTorch finds no such device here; use device=cpu, or look at `nvidia-smi`")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return device
 
 

@@ -33,7 +33,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
         backend=cfg.backend,
         threshold=cfg.threshold,
         config=InferenceConfig.from_config(plain(cfg)),
-        batch_size=cfg.data.eval_batch_size,
     )
     output = cfg.output or Path(cfg.paths.run) / "predictions"
     writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)

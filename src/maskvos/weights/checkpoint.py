@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class InferenceConfig:
         flow: Configuration of the flow (``conf/flow``, resolved).
         tta: Test-time augmentation, ``mirror`` and ``flow``.
         motion_as_option: See `FrameDataset`.
+        batch_size: Frames per forward pass.
         name: Name of the experiment.
     """
 
@@ -38,6 +39,7 @@ class InferenceConfig:
     flow: Mapping[str, Any]
     tta: Mapping[str, Any] = field(default_factory=lambda: dict(NO_TTA))
     motion_as_option: float | None = None
+    batch_size: int = 1
     name: str = ""
 
     @classmethod
@@ -49,12 +51,13 @@ class InferenceConfig:
             flow=config["flow"],
             tta=config["tta"],
             motion_as_option=config["data"].get("motion_as_option"),
+            batch_size=config["data"].get("eval_batch_size", 1),
             name=str(config.get("name", "")),
         )
 
     def to_config(self) -> dict[str, Any]:
         """The inverse of `from_config`."""
-        data = {"size": list(self.size), "motion_as_option": self.motion_as_option}
+        data = {"size": list(self.size), "motion_as_option": self.motion_as_option, "eval_batch_size": self.batch_size}
         return {"name": self.name, "model": self.model, "data": data, "flow": self.flow, "tta": self.tta}
 
     def check(self, source: str, trust: Sequence[str] = ()) -> InferenceConfig:
@@ -72,16 +75,8 @@ class InferenceConfig:
         """
         check_targets(self.model, source, trust)
         check_targets(self.flow, source, trust)
-        return InferenceConfig(
-            model=without_pretrained(self.model),
-            size=self.size,
-            flow={
-                key: value for key, value in self.flow.items() if key in ("_target_", "estimator", "direction", "gap")
-            },
-            tta=self.tta,
-            motion_as_option=self.motion_as_option,
-            name=self.name,
-        )
+        flow = {key: self.flow[key] for key in ("_target_", "estimator", "direction", "gap") if key in self.flow}
+        return replace(self, model=without_pretrained(self.model), flow=flow)
 
 
 def without_pretrained(model: Mapping[str, Any]) -> dict[str, Any]:
