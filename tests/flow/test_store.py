@@ -272,7 +272,7 @@ def test_truncated_image_is_reported(tmp_path: Path, texture: np.ndarray) -> Non
     frames = tuple(Frame(str(i), write_rgb(tmp_path / f"{i}.png", texture)) for i in range(2))
     data = frames[1].image.read_bytes()
     frames[1].image.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"1\.png is cut short"):
+    with pytest.raises(UserError, match=r"1\.png is truncated"):
         FlowStore(Difference()).load(Video("clip", frames), 0)
 
 

@@ -88,7 +88,7 @@ def test_a_truncated_jpeg_with_a_thumbnail_is_detected(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(complete)
     assert read_image(tmp_path / "a.jpg").shape == (64, 64, 3)
     (tmp_path / "a.jpg").write_bytes(complete[:-500])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="is truncated"):
         read_image(tmp_path / "a.jpg")
 
 

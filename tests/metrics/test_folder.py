@@ -345,5 +345,5 @@ def test_truncated_files_are_rejected(tmp_path, mode, share):
     image.save(tmp_path / "mask.png")
     data = (tmp_path / "mask.png").read_bytes()
     (tmp_path / "mask.png").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(UserError, match=r"mask\.png: it is not a complete image"):
+    with pytest.raises(UserError, match=r"mask\.png: not a complete image"):
         read_prediction(tmp_path / "mask.png")

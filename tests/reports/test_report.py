@@ -174,16 +174,16 @@ def test_the_page_shows_all_scores_and_facts(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_page_is_self_contained_and_its_pictures_have_alternative_text(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_its_images_have_alternative_text(tmp_path: Path) -> None:
     page = Page(write_report(scores({"bear": 40, "cow": 12}), tmp_path, show))
-    pictures = page.all("img")
-    assert len(pictures) > EXAMPLES
+    images = page.all("img")
+    assert len(images) > EXAMPLES
     for tag, attributes in page.elements:
         for name in ("src", "href", "data", "action", "poster", "srcset"):
             if name in attributes:
                 assert attributes[name].startswith("data:"), (tag, attributes)
     assert not re.search(r"url\(|@import|https?://", (tmp_path / "report.html").read_text())
-    assert all(re.search(r"J 0\.\d+, F 0\.\d+; false negatives \d+%", picture["alt"]) for picture in pictures)
+    assert all(re.search(r"J 0\.\d+, F 0\.\d+; false negatives \d+%", image["alt"]) for image in images)
     charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(charts) == 2
     assert "bear, 40 frames: J from" in charts[0]["aria-label"] + charts[1]["aria-label"]
@@ -270,14 +270,14 @@ def test_lowest_error_comes_first(tmp_path: Path) -> None:
     assert bars == sorted(bars)
 
 
-def test_an_unreadable_picture_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_image_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def broken(video: str, frame: str) -> Example:
         if video == "a":
             raise UserError("gone")
         return show(video, frame)
 
     page = Page(write_report(scores({"a": 9, "b": 9}), tmp_path, broken))
-    assert {picture["alt"].split()[3].rstrip(":") for picture in page.all("img")} == {"b"}
+    assert {image["alt"].split()[3].rstrip(":") for image in page.all("img")} == {"b"}
     assert "gone" in caplog.text
 
 
@@ -330,7 +330,7 @@ def test_a_downsampled_curve_keeps_its_worst_value(values: list[float], points: 
         np.testing.assert_array_equal(heights, series)
 
 
-# -------------------------------------------------------------------- sources of pictures
+# -------------------------------------------------------------------- sources of examples
 
 
 def davis_with_masks(root: Path) -> tuple[list[Video], Path]:

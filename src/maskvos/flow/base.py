@@ -34,7 +34,7 @@ class FlowEstimator(ABC):
 
     def __init__(self, max_size: int | None = None) -> None:
         if max_size is not None and max_size < self.min_size:
-            raise UserError(f"flow.estimator.max_size={max_size}: flow needs at least {self.min_size} pixels, or null")
+            raise UserError(f"flow.estimator.max_size={max_size}: must be at least {self.min_size} pixels, or null")
         self.max_size = max_size
 
     @property
@@ -115,7 +115,7 @@ def check_direction(direction: str, gap: int) -> None:
     if direction not in DIRECTIONS:
         raise UserError(f"flow.direction={direction!r}: unknown direction; {nearest(str(direction), DIRECTIONS)}")
     if isinstance(gap, bool) or not isinstance(gap, int) or gap < 1:
-        raise UserError(f"flow.gap={gap!r}: it must be an integer number of frames, 1 or more")
+        raise UserError(f"flow.gap={gap!r}: must be an integer number of frames, 1 or more")
 
 
 def partner(index: int, count: int, direction: str = "forward", gap: int = 1) -> tuple[int, int]:

@@ -169,10 +169,10 @@ def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
         return _decode_flo(path, data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if pixels is None:
-        raise UserError(f"flow {path}: it cannot be decoded ({len(data)} bytes); delete it and compute it again")
+        raise UserError(f"flow {path}: cannot be decoded ({len(data)} bytes); delete it and compute it again")
     if pixels.ndim != 3 or pixels.shape[2] < 3:
         raise UserError(
-            f"flow {path}: it has one channel; expected three: a 16-bit KITTI PNG or an image with Middlebury "
+            f"flow {path}: has one channel; expected three: a 16-bit KITTI PNG or an image with Middlebury "
             "colour coding"
         )
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
@@ -236,13 +236,13 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"flow {path}: it cannot be read ({error.strerror}); check the path or compute it again"
+            f"flow {path}: cannot be read ({error.strerror}); check the path or compute it again"
         ) from error
 
 
 def _decode_flo(path: Path, data: bytes) -> np.ndarray:
     if data[:4] != _FLO_MAGIC or len(data) < 12:
-        raise UserError(f"flow {path}: it has no .flo header ('PIEH', width, height); compute it again")
+        raise UserError(f"flow {path}: has no .flo header ('PIEH', width, height); compute it again")
     width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, 4))
     expected = 12 + 8 * width * height
     if width < 1 or height < 1 or len(data) != expected:

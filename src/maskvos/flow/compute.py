@@ -144,7 +144,7 @@ def _select(chunks: list[_Chunk], shard: str | None) -> list[_Chunk]:
     match = re.fullmatch(r"(\d+)/(\d+)", str(shard).strip())
     index, count = (int(number) for number in match.groups()) if match else (0, 0)
     if not 1 <= index <= count:
-        raise UserError(f"shard={shard}: it must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
+        raise UserError(f"shard={shard}: must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
     return chunks[index - 1 :: count]
 
 

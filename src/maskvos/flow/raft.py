@@ -132,7 +132,7 @@ class RAFT(FlowEstimator):
             return hashlib.sha256(self.weights.read_bytes()).hexdigest()
         except OSError as error:
             raise UserError(
-                f"flow.estimator.weights={self.weights}: it cannot be read ({error.strerror}); {_REMEDY}"
+                f"flow.estimator.weights={self.weights}: cannot be read ({error.strerror}); {_REMEDY}"
             ) from error
 
     def _read_weights(self, expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ class RAFT(FlowEstimator):
                 f"({str(error).partition(chr(10))[0] or type(error).__name__}); {_REMEDY}"
             ) from error
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise UserError(f"flow.estimator.weights={self.weights}: it is not a state dict; {_REMEDY}")
+            raise UserError(f"flow.estimator.weights={self.weights}: not a state dict; {_REMEDY}")
         state = convert_state(state)
         shapes = {name: tuple(value.shape) for name, value in expected.items()}
         wrong = sorted(

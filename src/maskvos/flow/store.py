@@ -253,12 +253,12 @@ class FlowStore:
     def _read_precomputed(self, video: Video, frame: Frame, direction: str | None) -> np.ndarray:
         if self._direction(direction) != self.direction:
             raise UserError(
-                f"video '{video.name}': its precomputed flow has one direction only; the other one needs an estimator "
+                f"video '{video.name}': precomputed flow has one direction only; the other needs an estimator "
                 "(flow=dis)"
             )
         if frame.flow is None:
             raise UserError(
-                f"video '{video.name}', frame {frame.name!r}: it has no precomputed flow; add a flow file of this "
+                f"video '{video.name}', frame {frame.name!r}: no precomputed flow; add a flow file of this "
                 "name, or compute flow (flow=dis)"
             )
         return read_flow(frame.flow, self.max_flow)
@@ -317,7 +317,7 @@ def _identity(image: Path) -> str:
             file.seek(max(0, (length - _SAMPLE) // 2))
             sample = hashlib.sha256(file.read(_SAMPLE)).hexdigest()
     except OSError as error:
-        raise UserError(f"image {image}: it cannot be read ({error.strerror}); check the dataset's folder") from error
+        raise UserError(f"image {image}: cannot be read ({error.strerror}); check the dataset's folder") from error
     return f"{image.name}:{length}:{sample}"
 
 

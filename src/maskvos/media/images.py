@@ -31,7 +31,7 @@ def read_image(path: str | Path) -> np.ndarray:
         raise UserError(f"the image {path} cannot be read ({error.strerror}); check the path") from error
     for start, pixels, end in _MARKERS:
         if data.startswith(start) and data.rfind(end) < data.rfind(pixels):
-            raise UserError(f"the image {path} is cut short ({len(data)} bytes); copy or export it again")
+            raise UserError(f"the image {path} is truncated ({len(data)} bytes); copy or export it again")
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
         raise UserError(f"{path} ({len(data)} bytes) is not an image that can be decoded; copy or export it again")

@@ -122,7 +122,7 @@ def evaluate_folder(
     if missing not in get_args(Missing):
         raise UserError(f"missing={missing}: invalid value; {nearest(str(missing), get_args(Missing))}")
     if workers is not None and workers < 1:
-        raise UserError(f"workers={workers}: it must be at least 1; leave it out for one per CPU core")
+        raise UserError(f"workers={workers}: must be at least 1; leave it out for one per CPU core")
     protocol = protocol or Protocol("davis2016", trim="both")
     mismatches = Mismatches()
     tasks = _match(Path(predictions), videos, protocol, missing, mismatches)
@@ -216,7 +216,7 @@ def _match(
     check_unique(videos)
     for video in videos:
         if not video.annotated:
-            raise UserError(f"video '{video.name}': it has no ground truth; choose another dataset")
+            raise UserError(f"video '{video.name}': no ground truth; choose another dataset")
     base = layout.find_base(root, videos)
     tasks: list[_Task] = []
     for video in videos:

@@ -357,7 +357,7 @@ def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
 
 def _radius(shape: tuple[int, ...], tolerance: float) -> int:
     if tolerance < 0:
-        raise UserError(f"tolerance={tolerance}: it must not be negative; give a fraction of the diagonal, or pixels")
+        raise UserError(f"tolerance={tolerance}: must not be negative; give a fraction of the diagonal, or pixels")
     return int(np.ceil(tolerance if tolerance >= 1 else tolerance * np.linalg.norm(shape)))
 
 

@@ -130,7 +130,7 @@ def read_values(path: Path) -> np.ndarray | Indexed:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: it cannot be read ({error.strerror}); check that it exists and its permissions"
+            f"{path}: cannot be read ({error.strerror}); check that it exists and its permissions"
         ) from error
     if data.startswith(_PNG) and data[_PIXEL] in _PLAIN:
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -152,7 +152,7 @@ def read_values(path: Path) -> np.ndarray | Indexed:
                 return np.asarray(image.convert("L" if image.mode == "LA" else "RGB"))
             return np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: it is not a complete image; save or download it again") from error
+        raise UserError(f"{path}: not a complete image; save or download it again") from error
 
 
 def _decode_indexed(data: bytes) -> Indexed | None:

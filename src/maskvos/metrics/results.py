@@ -246,7 +246,7 @@ class Summary:
             )
         except OSError as error:
             raise UserError(
-                f"{error.filename}: it cannot be read ({error.strerror}); give the output folder of task=test or "
+                f"{error.filename}: cannot be read ({error.strerror}); give the output folder of task=test or "
                 f"task=evaluate, which contains {', '.join(FILES)}"
             ) from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:

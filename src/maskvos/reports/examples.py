@@ -32,7 +32,7 @@ from maskvos.types import Video
 log = logging.getLogger(__name__)
 
 EXAMPLES = 6
-PICTURE_BYTES = 100_000
+IMAGE_BYTES = 100_000
 # Longest side of an example, pixels.
 _SIDE = 640
 
@@ -76,7 +76,7 @@ def candidates(frames: Sequence[FrameRow], measure: str, best: bool) -> Iterator
 def example_figures(
     frames: Sequence[FrameRow], measure: str, source: ExampleSource, advance: Callable[[], None]
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The `candidates` with their pictures: ``("Worst", figures)`` and ``("Best", figures)``, at most `EXAMPLES` each.
+    """The error maps of the `candidates`: ``("Worst", figures)`` and ``("Best", figures)``, at most `EXAMPLES` each.
 
     Calls ``advance`` after each figure.
     """
@@ -93,7 +93,7 @@ def example_figures(
             try:
                 example = source(row.video, row.frame)
             except UserError as error:
-                log.warning("report: no picture of %s/%s: %s", row.video, row.frame, error)
+                log.warning("report: no example of %s/%s: %s", row.video, row.frame, error)
                 continue
             if best and not example.truth.any():
                 continue  # a correct empty mask shows nothing
@@ -115,20 +115,20 @@ def _figure(row: FrameRow, measure: str, example: Example) -> dict[str, Any]:
         errors = f"no object; {wrong:,} false positive pixels"
     names = [name for name in SHOWN if name in row.values] or [measure]
     scores = ", ".join(f"{measure_of(name)} {number(frame_score(row, name))}" for name in names)
-    picture = draw_errors(*_scaled(example))
+    image = draw_errors(*_scaled(example))
     return {
         "name": f"{row.video} / {row.frame}",
         "scores": scores,
         "errors": errors,
         "alt": f"Frame {row.frame} of {row.video}: {scores}; {errors}",
-        "source": _data_uri(picture),
-        "width": picture.shape[1],
-        "height": picture.shape[0],
+        "source": _data_uri(image),
+        "width": image.shape[1],
+        "height": image.shape[0],
     }
 
 
 def _scaled(example: Example) -> Example:
-    """Resize an example to the size on the page, so that the outline drawn later is equally wide in all pictures."""
+    """Resize an example to the size on the page, so that all outlines drawn on it have the same width."""
     height, width = example.truth.shape
     factor = _SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
@@ -140,12 +140,12 @@ def _scaled(example: Example) -> Example:
     return Example(cv2.resize(example.image, size, interpolation=interpolation), *masks)
 
 
-def _data_uri(picture: np.ndarray) -> str:
-    """Encode a picture (H, W, 3) uint8 RGB as a data URL: JPEG of at most `PICTURE_BYTES`."""
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+def _data_uri(image: np.ndarray) -> str:
+    """Encode an image (H, W, 3) uint8 RGB as a data URL: JPEG of at most `IMAGE_BYTES`."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     for quality in (88, 75, 55, 35, 15, 5):
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if len(data) <= PICTURE_BYTES:
+        if len(data) <= IMAGE_BYTES:
             break
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
@@ -168,9 +168,9 @@ def saved_masks(predictions: Path | str, videos: Sequence[Video], protocol: Prot
         truth = np.zeros(size, bool) if frame.mask is None else read_mask(frame.mask, size, video.masks) > 0
         if (name, frame_name) not in files:
             return Example(image, truth, np.zeros(size, bool))
-        picture = read_prediction(files[name, frame_name])
-        ids = picture.kind != "levels" or protocol.objects == "match"
-        mask = (picture.values != 0 if ids else protocol.foreground(picture.values)).astype(np.uint8)
+        saved = read_prediction(files[name, frame_name])
+        ids = saved.kind != "levels" or protocol.objects == "match"
+        mask = (saved.values != 0 if ids else protocol.foreground(saved.values)).astype(np.uint8)
         return Example(image, truth, cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0)
 
     return source

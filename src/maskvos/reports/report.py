@@ -1,8 +1,8 @@
 """HTML report of a test or evaluation: one self-contained page, and its plots as PNG.
 
 The page loads nothing from elsewhere and stays below 5 MB, however many and however long the videos are: it lists at
-most `ROWS` sequences, has about `POINTS` points in all curves together, and at most ``2 * EXAMPLES`` pictures of at
-most `PICTURE_BYTES` each. The CSV files next to it are complete.
+most `ROWS` sequences, has about `POINTS` points in all curves together, and at most ``2 * EXAMPLES`` images of at
+most `IMAGE_BYTES` each. The CSV files next to it are complete.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def write_report(
     Args:
         summary: The evaluation, with ``summary.run`` from `about_run` if known.
         folder: Output folder.
-        source: Provides the pictures of the best and worst frames; None for a page without pictures.
+        source: Provides the best and worst frames; None for a page without example frames.
         progress: Show a progress bar.
 
     Returns:
@@ -112,7 +112,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def _content(summary: Summary, main: str, series: Series) -> dict[str, Any]:
-    """Variables of the template, without the pictures."""
+    """Variables of the template, except the example frames."""
     rows = scores.head_and_tail(scores.ranked(summary.sequences, main), ROWS)
     curves, downsampled = page_curves(summary, rows, series)
     run = summary.run

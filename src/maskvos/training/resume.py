@@ -29,19 +29,8 @@ WARM_START = "start a new training from its weights with init_from="
 _FREE = (
     *("task", "name", "ckpt_path", "init_from", "input", "output", "predictions", "missing", "shard", "backend"),
     *("format", "paths", "logger", "callbacks", "writer", "benchmark", "report", "local", "protocol", "threshold"),
-    *(
-        "backbone",
-        "augment",
-        "flow",
-        "data._target_",
-        "train._target_",
-        "data.seed",
-        "data.predict",
-        "data.test",
-        "mirror",
-        "runs",
-        "trust",
-    ),
+    *("backbone", "augment", "flow", "data._target_", "train._target_", "data.seed", "data.predict", "data.test"),
+    *("mirror", "runs", "trust"),
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.plugins"),
 )
 # Locations, and the number of loading processes.

@@ -81,8 +81,8 @@ def davis(
     chosen = pick(chosen, sequences, f"{name} {split}")
     if not chosen:
         raise UserError(
-            f"{name}: split '{split}' has no sequence left: its list names {', '.join(listed)}, "
-            f"and hold_out is {list(hold_out)}"
+            f"{name}: split '{split}' is empty with hold_out={list(hold_out)}; hold out some, but not all, of: "
+            f"{', '.join(listed)}"
         )
     problems = Problems(name)
     dense = not split.startswith("test")

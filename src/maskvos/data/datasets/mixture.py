@@ -52,7 +52,7 @@ def divide(
     if split not in SPLITS:
         raise UserError(f"data: unknown split '{split}'; {nearest(split, SPLITS)}")
     if not 0 <= fraction <= 1:
-        raise UserError(f"data: fraction={fraction}: it must be from 0 to 1")
+        raise UserError(f"data: fraction={fraction}: must be from 0 to 1")
     videos = source()
 
     def key(video: Video) -> str:
