@@ -205,7 +205,7 @@ def test_the_citation_is_of_this_version() -> None:
     assert f"## [{__version__}]" in TEXTS["CHANGELOG.md"]
 
 
-def test_the_help_is_true(settings: set[str]) -> None:
+def test_the_help_names_existing_settings(settings: set[str]) -> None:
     template = yaml.safe_load((CONF / "hydra" / "help" / "maskvos.yaml").read_text())["template"]
     named = re.findall(r"\b([a-z_.]+=[\w|.,-]+)", template)
     assert {name.partition("=")[0] for name in named} <= settings

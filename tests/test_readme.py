@@ -71,13 +71,13 @@ def test_command_runs(command: list[str], place: Path, tmp_path: Path, monkeypat
     assert isinstance(metrics, dict)
 
 
-def test_yaml_of_the_readme_names_what_there_is() -> None:
+def test_the_target_in_the_readme_yaml_exists() -> None:
     (block,) = blocks(README, "yaml")
     module, _, name = yaml.safe_load(block.text)["_target_"].rpartition(".")
     assert hasattr(importlib.import_module(module), name)
 
 
-def test_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_readme_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(place)
     segment, score = blocks(README, "python")
     exec(segment.text, {})
@@ -88,12 +88,12 @@ def test_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch,
     assert "mean over sequences" in capsys.readouterr().out
 
 
-def test_readme_shows_what_it_promises() -> None:
+def test_readme_covers_the_main_tasks() -> None:
     tasks = {part for command in ALL for part in command if part.startswith("task=")}
     assert {"task=test", "task=predict", "task=check", "task=flow", "task=evaluate"} <= tasks
     assert [command[0] for command in ALL if "-m" in command] == ["-m"]
     assert README.partition("\n# Details\n")[0].count("\n") <= 100  # two screens
-    assert README.index("```python") < README.index("## Train")  # a clip of one's own comes first
+    assert README.index("```python") < README.index("## Train")  # first the user's own clip
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_sweep_runs(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_backbone_of_one_s_own_trains(place: Path) -> None:
+def test_custom_backbone_trains(place: Path) -> None:
     (block,) = blocks(README, "yaml")
     name = block.file.stem
     (place / "mine" / "backbone").mkdir(parents=True)

@@ -92,7 +92,7 @@ def test_flow_for_test_time_augmentation_is_loaded_outside_of_training(root: Pat
             build(root, tta_flow=wrong)
 
 
-def test_batches_of_several_scales_are_whole_and_drawn_by_their_number(root: Path) -> None:
+def test_all_samples_of_a_batch_have_one_scale_which_depends_on_its_index(root: Path) -> None:
     def shapes(workers: int, seen: int = 0) -> list[tuple[int, ...]]:
         options = {"batch_size": 2, "size": (64, 128), "scales": [0.5, 1, 1.5], "samples_per_epoch": 24}
         data = build(root, num_workers=workers, **options)
@@ -125,7 +125,7 @@ def test_processes_train_on_one_scale_at_a_time() -> None:
 
 @given(count=st.integers(1, 40), replicas=st.integers(1, 3), batch_size=st.integers(1, 5), workers=st.integers(0, 4))
 @settings(max_examples=60, deadline=None)
-def test_a_score_counts_no_sample_twice(count: int, replicas: int, batch_size: int, workers: int) -> None:
+def test_no_sample_is_scored_twice(count: int, replicas: int, batch_size: int, workers: int) -> None:
     samplers = [EvalSampler(range(count), replicas, rank, batch_size, workers) for rank in range(replicas)]  # type: ignore[arg-type]
     assert sorted(index for sampler in samplers for index in sampler) == list(range(count))
     assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers]
@@ -168,7 +168,7 @@ def test_missing_splits_are_named(root: Path) -> None:
         data.setup("test")
 
 
-def test_impossible_settings(root: Path) -> None:
+def test_invalid_settings_are_rejected(root: Path) -> None:
     with pytest.raises(UserError, match="batch_size is 0"):
         build(root, batch_size=0)
     with pytest.raises(UserError, match="num_workers is -1"):
@@ -288,7 +288,7 @@ def test_mixtures_keep_their_shares(counts: dict[str, int], length: int, replica
         assert max(times) - min(times) <= 1 + (replicas - 1)
 
 
-def test_without_weights_everything_comes_once() -> None:
+def test_without_weights_every_sample_is_drawn_once() -> None:
     sampler = EpochSampler(["a"] * 7 + ["b"] * 3)
     first = [index for _, index in sampler]
     assert sorted(first) == list(range(10))

@@ -265,7 +265,7 @@ def test_a_pasted_object_brings_its_colours_and_its_motion(root: Path, flow: Flo
     assert changed_any
 
 
-def test_pasting_is_reproducible_and_as_frequent_as_said(root: Path, flow: FlowStore) -> None:
+def test_pasting_is_reproducible_and_has_the_given_probability(root: Path, flow: FlowStore) -> None:
     videos = davis(root, hold_out=())
     one, two = (FrameDataset(videos, flow, PLAIN, seed=3, paste=0.5) for _ in range(2))
     alone = FrameDataset(videos, flow, PLAIN, seed=3)

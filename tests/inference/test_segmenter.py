@@ -67,7 +67,7 @@ def test_arrays_and_files_give_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(model(list(frames())), from_files, atol=1e-6)
 
 
-def test_a_camera_s_frame_is_returned_when_the_next_has_come() -> None:
+def test_a_camera_frame_is_returned_when_the_next_arrives() -> None:
     taken = []
 
     def camera() -> Iterator[np.ndarray]:
@@ -81,7 +81,7 @@ def test_a_camera_s_frame_is_returned_when_the_next_has_come() -> None:
     assert engine.batches == [1] * 5
 
 
-def test_the_threshold_is_that_of_the_mask() -> None:
+def test_the_threshold_applies_to_the_mask() -> None:
     low, high = (segmenter(threshold=value).stream(iter(frames(2))) for value in (0.4, 0.6))
     assert next(low).mask.mean() > next(high).mask.mean()
 

@@ -196,7 +196,7 @@ def test_the_overlay_keeps_variable_timestamps(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(t) for t in written], [float(t) for t in times], atol=1e-3)
 
 
-def test_several_videos_in_shared_batches_keep_apart(tmp_path: Path) -> None:
+def test_several_videos_are_not_mixed(tmp_path: Path) -> None:
     videos = [frames_video(tmp_path, "a", 4), movie(tmp_path, "b", 5), frames_video(tmp_path, "c", 1)]
     writer = predict(tmp_path / "out", videos)
     assert writer.metrics()["predict/videos"] == 3
@@ -222,7 +222,7 @@ def test_complete_videos_are_skipped_without_being_read(tmp_path: Path) -> None:
     assert names_read(tmp_path / "out", videos) == []
 
 
-def test_a_video_that_lost_a_file_is_done_again(tmp_path: Path) -> None:
+def test_a_video_with_a_missing_file_is_segmented_again(tmp_path: Path) -> None:
     videos = [frames_video(tmp_path, "a")]
     predict(tmp_path / "out", videos)
     (tmp_path / "out" / "a" / "masks" / "shot_2.png").unlink()
@@ -233,7 +233,7 @@ def test_a_video_that_lost_a_file_is_done_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_run_leaves_whole_files_and_goes_on(
+def test_an_interrupted_run_leaves_complete_files_and_resumes(
     tmp_path: Path, error: type[BaseException], capsys: pytest.CaptureFixture
 ) -> None:
     videos = [frames_video(tmp_path, "a"), frames_video(tmp_path, "b", 8)]
@@ -251,7 +251,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
     assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
 
 
-def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "a")
     with pytest.raises(RuntimeError):
         predict(tmp_path / "out", [video], Bright(stop_at=3, error=RuntimeError))
@@ -292,7 +292,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, change: dict, n
     assert model.read == []
 
 
-def test_overwriting_leaves_nothing_of_the_old_results_and_nothing_else_is_touched(tmp_path: Path) -> None:
+def test_overwriting_removes_all_old_results_and_nothing_else(tmp_path: Path) -> None:
     predict(tmp_path / "out", [frames_video(tmp_path, "a", 6)], kinds=["masks", "soft"])
     (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
     video = frames_video(tmp_path / "shorter", "a", 3)
@@ -302,7 +302,7 @@ def test_overwriting_leaves_nothing_of_the_old_results_and_nothing_else_is_touch
     assert (tmp_path / "out" / "a" / "notes.txt").read_text() == "mine"
 
 
-def test_existing_results_are_refused_on_demand(tmp_path: Path) -> None:
+def test_existing_results_are_refused_with_existing_error(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "a")
     predict(tmp_path / "out", [video], existing="error")
     with pytest.raises(UserError, match=r"results in .*a already"):
@@ -316,14 +316,14 @@ def test_files_of_unknown_origin_are_not_taken_for_results(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])
-def test_a_spoilt_manifest_is_named(tmp_path: Path, text: str) -> None:
+def test_a_corrupt_manifest_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "out" / "a" / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json"):
         predict(tmp_path / "out", [frames_video(tmp_path, "a")])
 
 
-def test_a_full_disk_ends_the_run_with_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = frames_video(tmp_path, "a", 8)
     real, count = Path.write_bytes, []
 
@@ -345,7 +345,7 @@ def test_a_full_disk_ends_the_run_with_whole_files(tmp_path: Path, monkeypatch: 
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 8
 
 
-def test_the_last_files_errors_come_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_last_file_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: VideoWriter) -> None:
         raise UserError("the movie could not be closed")
 

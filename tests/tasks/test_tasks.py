@@ -67,7 +67,7 @@ def test_training_returns_metrics_and_leaves_checkpoints(trained) -> None:
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_one_setting_is_enough_to_be_without_a_progress_bar(data: Path, tmp_path: Path, shown: bool) -> None:
+def test_one_setting_disables_the_progress_bar(data: Path, tmp_path: Path, shown: bool) -> None:
     overrides = ["+experiment=smoke", f"paths.data={data}", f"trainer.enable_progress_bar={shown}"]
     trainer = build_trainer(compose(overrides, tmp_path))
     assert any(isinstance(callback, ProgressBar) for callback in trainer.callbacks) is shown
@@ -161,7 +161,7 @@ class Interrupt(Callback):
 
 
 @pytest.mark.slow
-def test_an_interrupted_epoch_goes_on_with_what_it_has_not_seen(data: Path, tmp_path: Path) -> None:
+def test_an_interrupted_epoch_resumes_with_the_remaining_samples(data: Path, tmp_path: Path) -> None:
     epochs = ["trainer.max_epochs=3", "schedule=cosine_warmup", "augment=published"]
     whole = smoke(data, tmp_path / "whole", *epochs)
     run(whole)
@@ -191,7 +191,7 @@ def test_a_resumed_training_keeps_the_best_of_both(trained, data: Path, tmp_path
     run(smoke(data, tmp_path / "done", f"ckpt_path={tmp_path / 'last.ckpt'}", "trainer.max_epochs=2"))
 
 
-def test_a_checkpoint_brings_its_weights_so_that_none_are_fetched(trained, data: Path, tmp_path: Path) -> None:
+def test_pretrained_weights_are_not_downloaded_for_a_checkpoint(trained, data: Path, tmp_path: Path) -> None:
     # `tiny` has no published weights: to fetch them would fail.
     cfg = smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}", "backbone.pretrained=true")
     assert run(cfg)["test/jf"] >= 0
@@ -208,7 +208,7 @@ def test_a_checkpoint_is_enough(trained, data: Path, tmp_path: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
-def test_the_command_line_wins_over_the_checkpoint_but_not_over_its_model(trained, tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_checkpoint_except_its_model(trained, tmp_path: Path) -> None:
     def composed(*overrides: str) -> DictConfig:
         return compose(["task=predict", f"ckpt_path={checkpoint(trained[0])}", "input=x", *overrides], tmp_path)
 
@@ -254,7 +254,7 @@ def test_predict_and_the_api_write_the_same(trained, data: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "torchscript", "pt2"])
-def test_an_exported_file_knows_how_it_is_used(trained, data: Path, tmp_path: Path, file_format: str) -> None:
+def test_an_exported_file_carries_its_inference_settings(trained, data: Path, tmp_path: Path, file_format: str) -> None:
     suffix = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}[file_format]
     file = tmp_path / f"network{suffix}"
     run(compose(["task=export", f"ckpt_path={checkpoint(trained[0])}", f"format={file_format}", f"output={file}"]))
@@ -289,7 +289,7 @@ def test_two_runs_with_one_seed_are_equal(data: Path, tmp_path: Path) -> None:
     assert first != pytest.approx(scores("c", 1), abs=1e-6)
 
 
-def test_sequences_of_one_frame_train_and_a_protocol_that_counts_none_says_so(data: Path, tmp_path: Path) -> None:
+def test_one_frame_sequences_train_and_a_protocol_that_counts_no_frame_is_an_error(data: Path, tmp_path: Path) -> None:
     short = [f"data.{part}.frames=1" for part in ("train", "val")] + ["trainer.max_epochs=1"]
     assert 0 <= run(smoke(data, tmp_path / "a", *short))["val/jf"] <= 1
     with pytest.raises(UserError, match="counts none of the val frames"):
@@ -315,7 +315,7 @@ def test_sequences_of_one_frame_train_and_a_protocol_that_counts_none_says_so(da
         (["ckpt_path=TEXT"], ["broken.ckpt"]),
     ],
 )
-def test_bad_input_is_answered_with_value_rule_and_remedy(
+def test_errors_give_value_rule_and_remedy(
     overrides: list[str], says: list[str], trained, data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.ckpt").write_text("this is no checkpoint")
@@ -327,7 +327,7 @@ def test_bad_input_is_answered_with_value_rule_and_remedy(
         assert part in str(error.value)
 
 
-def test_help_can_be_read_and_a_mistake_ends_without_traceback(tmp_path: Path) -> None:
+def test_help_is_printed_and_user_errors_have_no_traceback(tmp_path: Path) -> None:
     shown = command("--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert "task=predict" in shown.stdout
@@ -338,7 +338,7 @@ def test_help_can_be_read_and_a_mistake_ends_without_traceback(tmp_path: Path) -
     assert "Traceback" not in wrong.stderr
 
 
-def test_missing_davis_is_told_on_the_command_line(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_reported_on_the_command_line(tmp_path: Path) -> None:
     done = command("+experiment=swin_t", "backbone.pretrained=false", "trainer=cpu", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

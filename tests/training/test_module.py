@@ -71,7 +71,7 @@ def test_parts_of_the_loss_are_logged_by_name(aux_weight: float) -> None:
     assert ("train/loss_aux" in logged) == (aux_weight > 0)
 
 
-def test_rates_of_groups_are_factors_on_the_optimiser_s() -> None:
+def test_group_learning_rates_scale_the_optimisers() -> None:
     module = system(
         optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.01),
         schedule=poly,

@@ -164,11 +164,11 @@ class Pause(Callback):
         time.sleep(0.5)
 
 
-def test_minutes_count_too(data: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_saved_every_few_minutes(data: Path, tmp_path: Path) -> None:
     run(small(data, tmp_path, "callbacks.last.every_minutes=1e-9", "trainer.max_epochs=1"))
     steps = [torch.load(path, weights_only=True)["global_step"] for path in sorted(tmp_path.rglob("last*.ckpt"))]
     assert steps == [3, 4]
-    with pytest.raises(UserError, match=r"callbacks.last.every_n_steps is 0"):
+    with pytest.raises(UserError, match=r"callbacks\.last\.every_n_steps=0"):
         run(small(data, tmp_path, "callbacks.last.every_n_steps=0"))
 
 
@@ -232,7 +232,7 @@ def test_a_folder_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("lihgt", "light"), ("bset", "best"), ("lst", "last")])
-def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path: Path, typed: str, meant: str) -> None:
+def test_a_mistyped_name_suggests_the_nearest(tmp_path: Path, typed: str, meant: str) -> None:
     for name in ("last", "best"):
         last(tmp_path / "a").parent.mkdir(parents=True, exist_ok=True)
         last(tmp_path / "a").with_stem(name).touch()

@@ -33,7 +33,7 @@ def test_bundled_weights_carry_their_configuration() -> None:
     assert not network.training
 
 
-def test_settings_of_version_0_1_get_their_present_names() -> None:
+def test_settings_of_version_0_1_are_renamed() -> None:
     old = {
         "mirror": True,
         "data": {"size": [8, 8], "second_look": {"direction": "backward", "gap": 1}},
@@ -74,7 +74,7 @@ def test_nothing_but_networks_and_flow_is_built_from_a_file(target: Any, place: 
         made.check("x.ckpt")
 
 
-def test_a_file_decides_neither_what_is_fetched_nor_where_flow_is_kept() -> None:
+def test_pretrained_weights_and_flow_cache_of_a_file_are_ignored() -> None:
     found = config().check("x.ckpt")
     assert found.model["rgb_encoder"]["pretrained"] is False
     assert "cache" not in found.flow
