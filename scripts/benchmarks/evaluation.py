@@ -4,7 +4,7 @@
     python scripts/benchmarks/evaluation.py --davis <DAVIS>          # on shifted annotations of DAVIS
     python scripts/benchmarks/evaluation.py --davis <DAVIS> --predictions <folder with <sequence>/<frame>.png>
 
-One run, one thread, all methods in turns on each frame, so that other load on the machine affects all alike. All
+One run, one thread, methods interleaved frame by frame, so that other load on the machine affects all alike. All
 methods must return the same scores. scikit-image (first baseline) and pysodmetrics are optional; without them their
 rows are missing: ``pip install scikit-image pysodmetrics``.
 """

@@ -3,7 +3,7 @@
     python scripts/benchmarks/flow.py                                       # on procedural frames
     python scripts/benchmarks/flow.py --davis <DAVIS> --raft <weights>      # on real frames, with RAFT-small
 
-All methods run in turns, so that other load on the machine affects all alike; times are medians over rounds. ``--raft``
+Methods are interleaved, so that other load on the machine affects all alike; times are medians over rounds. ``--raft``
 takes the authors' ``raft-small.pth`` or torchvision's file; without it RAFT is timed with random weights. The
 photometric error is the mean absolute difference of grey levels between a frame and the next one warped by the flow,
 including pixels that leave the frame. The endpoint error on procedural clips is clipped at `LARGE` pixels, and given
@@ -40,7 +40,7 @@ FINE = DIS(finest_scale=0, patch_stride=5, refinements=10, smoothness=60.0)
 
 
 def medians(methods: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each method, called in turns after one warm-up round.
+    """Median seconds of each method, interleaved, after one warm-up round.
 
     CPU time with one thread, since other processes affect it least, else wall time.
     """

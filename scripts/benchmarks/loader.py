@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/loader.py [--davis <DAVIS>] [--samples 48] [--rounds 5]
 
-One process, one thread, samples of both loaders in turns, so that other load on the machine affects both alike. Both
+One process, one thread, samples of both loaders interleaved, so that other load on the machine affects both alike. Both
 return frame, flow and mask at 512x512 without augmentation. The baseline reads flow from colour images, as the original
 project does; ours reads vectors from the cache, in both formats. Then it measures the time to the first batch of a list
 of 100,000 frames, listing included, and the time per sample in a large and a small list.

@@ -1,4 +1,4 @@
-"""Speed of the network alone, compared with a standard implementation of its parts, in turns within one process.
+"""Speed of the network alone, compared with a standard implementation of its parts, interleaved within one process.
 
     python scripts/benchmarks/network.py --threads 2 --variants stock eager folded onnx openvino
     python scripts/benchmarks/network.py --device cuda --variants stock eager bf16-eager bf16-compile --batch 1 16

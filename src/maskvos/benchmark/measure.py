@@ -1,6 +1,6 @@
 """Speed benchmark: the network alone in every variant, and the whole pipeline from video to video.
 
-Times are wall times of synchronised calls after a warm-up, all variants in turns, so that other load on the machine
+Times are wall times of synchronised calls after a warm-up, variants interleaved, so that other load on the machine
 affects all of them alike. CPU time, which excludes waiting, is reported next to it.
 """
 

@@ -1,4 +1,4 @@
-"""Time and memory of the network alone, all variants in turns, and its multiply-adds."""
+"""Time and memory of the network alone, with interleaved variants, and its multiply-adds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Timing:
 def time_variants(
     prepare: Mapping[str, Callable[[], Forward]], images: tuple[Tensor, Tensor], repeats: int, warmup: int
 ) -> list[Timing]:
-    """Time variants in turns, call by call, so that other load on the machine affects all of them alike.
+    """Time variants interleaved call by call, so that other load on the machine affects all of them alike.
 
     Args:
         prepare: Variant name to the function that builds it.

@@ -92,8 +92,6 @@ class DataReport:
 
 @dataclass
 class _FrameCheck:
-    """Result of reading one frame."""
-
     size: tuple[int, int] | None = None
     foreground: float | None = None
     flow: bool = False
@@ -159,7 +157,6 @@ def _overlap(one: str, first: Sequence[Video], other: str, second: Sequence[Vide
 def _check_split(
     split: str, videos: Sequence[Video], flow: FlowStore, pool: ThreadPoolExecutor, problems: dict[str, None]
 ) -> SplitReport:
-    """Read one split."""
     report = SplitReport(split, videos=len(videos), flow=0 if flow.cache or flow.estimator is None else None)
     jobs = [(video, index) for video in videos for index in range(len(video.frames))]
     read = pool.map(lambda job: _read(job[0], job[1], flow), jobs)
@@ -206,7 +203,6 @@ def _add_video(report: SplitReport, video: Video, results: Sequence[_FrameCheck]
 
 
 def _read(video: Video, index: int, flow: FlowStore) -> _FrameCheck:
-    """Read one frame, its mask and its flow."""
     frame, result = video.frames[index], _FrameCheck()
     try:
         image = read_image(frame.image)

@@ -62,7 +62,6 @@ def fbms(root: Path | str, split: str = "train", sequences: Sequence[str] | None
 
 
 def _sequence(folder: Path, problems: Problems) -> Video | None:
-    """Build one sequence."""
     truth = folder / "GroundTruth"
     if not truth.is_dir():
         problems.add(f"sequence '{folder.name}': no folder {truth}; expected masks, e.g. {folder.name}_0001_gt.ppm")

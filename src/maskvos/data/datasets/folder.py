@@ -67,5 +67,4 @@ def _file(path: Path) -> Video:
 
 
 def _frames(path: Path, images: dict[str, Path]) -> Video:
-    """Folder of frames."""
     return Video(path.name, tuple(Frame(name, image) for name, image in images.items()), dataset="folder")

@@ -57,7 +57,6 @@ def triplets(root: Path | str, split: str | None = "TrainSet", datasets: Sequenc
 
 
 def _dataset(folder: Path, prefix: bool) -> list[Video]:
-    """List the sequences of one dataset."""
     problems = Problems(folder.name)
     videos = []
     for sequence, (images, flows, masks) in _places(folder).items():
