@@ -80,7 +80,7 @@ def test_a_movie_a_folder_and_an_array_are_segmented_alike(clip: Clip, model: Se
 
 def test_what_segment_writes_can_be_evaluated(clip: Clip, model: Segmenter, tmp_path: Path) -> None:
     frames = []
-    for index, (rgb, mask) in enumerate(zip(clip.rgb, clip.masks, strict=True)):
+    for index, (rgb, mask) in enumerate(zip(clip.rgb, clip.mask, strict=True)):
         image, truth = tmp_path / "clip" / f"{index:05d}.png", tmp_path / "truth" / f"{index:05d}.png"
         write_image(image, rgb)
         write_image(truth, (mask > 0).astype(np.uint8) * 255)
@@ -96,9 +96,25 @@ def test_what_segment_writes_can_be_evaluated(clip: Clip, model: Segmenter, tmp_
     assert 0 <= summary.overall["jf"] <= 1
 
 
+def test_results_of_other_weights_or_thresholds_are_not_mixed(clip: Clip, tmp_path: Path) -> None:
+    write_image(tmp_path / "clip" / "0.png", clip.rgb[0])
+    options = {"kinds": "masks", "progress": False}
+    assert maskvos.segment(tmp_path / "clip", tmp_path / "out", **options)["predict/frames"] == 1
+    assert maskvos.segment(tmp_path / "clip", tmp_path / "out", **options)["predict/skipped"] == 1
+    other = maskvos.load(threshold=0.05)
+    with pytest.raises(UserError, match="another threshold"):
+        maskvos.segment(tmp_path / "clip", tmp_path / "out", model=other, **options)
+    other = maskvos.load()
+    other.settings["weights"] = "others"
+    assert maskvos.load().settings["weights"] != "others"
+    with pytest.raises(UserError, match="another weights"):
+        maskvos.segment(tmp_path / "clip", tmp_path / "out", model=other, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"weights": "best"}, "weights=best: neither a file nor the name of bundled weights"),
         ({"weights": "lihgt"}, "did you mean 'light'"),
         ({"weights": "nowhere.ckpt"}, r"no file 'nowhere\.ckpt'"),
         ({"device": "gpu7x"}, "device=cuda7x"),

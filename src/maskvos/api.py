@@ -25,8 +25,8 @@ from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.results import Summary
 from maskvos.types import Video
 from maskvos.weights import bundled
-from maskvos.weights.checkpoint import InferenceConfig, find_checkpoint, load_network, read_config
-from maskvos.weights.export import SUFFIXES
+from maskvos.weights.checkpoint import InferenceConfig, find_checkpoint, load_network, migrate, read_config
+from maskvos.weights.export import SUFFIXES, exported_config
 
 __all__ = ["SegmentedFrame", "Segmenter", "evaluate", "load", "segment"]
 
@@ -55,7 +55,7 @@ def load(
         backend: ``torch`` for checkpoints; ``onnx``, ``torchscript`` or ``pt2`` for exported networks; ``auto`` goes by
             the file's suffix.
         threshold: Probability above which a pixel belongs to the object.
-        trust: Packages beside maskvos whose classes the checkpoint's configuration may build.
+        trust: Packages besides maskvos whose classes the checkpoint's configuration may build.
         config: Use these settings instead of those in the file.
         batch_size: Frames per forward pass for videos on disk; None: as the file says.
 
@@ -72,19 +72,21 @@ def load(
     """
     if backend not in BACKENDS:
         raise UserError(f"backend={backend}: unknown; {nearest(backend, BACKENDS)}")
-    path = find_checkpoint(str(weights), run="", experiment="", setting="weights")
+    path = find_checkpoint(str(weights), setting="weights")
     suffix = SUFFIXES.get(path.suffix)
     chosen = (suffix or "torch") if backend == "auto" else backend
-    if (chosen == "torch") != (suffix is None) and suffix is not None:
+    if chosen == "torch" and suffix is not None:
         raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
     if config is None:
-        found = read_config(path)
+        found = read_config(path) if chosen == "torch" else exported_config(path, chosen)
         if found is None:
             raise UserError(
                 f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
                 "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
             )
-        config = InferenceConfig.from_config(found).check(str(path), trust)
+        config = InferenceConfig.from_config(migrate(found)).check(
+            str(path), [trust] if isinstance(trust, str) else trust
+        )
         if config.flow.get("estimator") is None:
             raise UserError(
                 f"{path} was trained with precomputed flow, which new videos do not have; use "
@@ -147,6 +149,7 @@ def segment(
         >>> maskvos.segment("my_clip.mp4", "out", kinds=["masks", "cutout"])
     """
     segmenter = model if isinstance(model, Segmenter) else load(model)
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     made = PredictionWriter(output, kinds=kinds, existing=existing, settings=segmenter.settings, **writer)
     write_predictions(segmenter, folder(source), made, progress)
     return made.metrics()

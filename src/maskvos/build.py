@@ -1,8 +1,8 @@
 """Objects from configuration nodes: ``_target_`` names a class or function, everything beside it its arguments.
 
 The same rules as ``hydra.utils.instantiate`` with ``_convert_="all"``, in the part of them that conf/ uses, without
-importing Hydra: the Python API rebuilds networks from checkpoints with it. What a checkpoint asks for is checked by
-`check_targets` first, since whoever wrote the file chose it.
+importing Hydra: the Python API rebuilds networks from checkpoints with it. Configurations in files are not trusted, so
+`check_targets` validates them first.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def check_targets(node: Any, source: str, trust: Sequence[str] = ()) -> None:
     Args:
         node: The configuration, as plain containers.
         source: The file, for the message.
-        trust: Packages beside maskvos whose classes may be built.
+        trust: Packages besides maskvos whose classes may be built.
 
     Raises:
         UserError: A ``_target_`` is not a class of `maskvos.models`, `maskvos.flow` or a trusted package.

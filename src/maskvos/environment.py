@@ -1,4 +1,4 @@
-"""The machine and the installation that this runs on: CPU cores, package versions, the commit of a checkout."""
+"""Runtime environment: CPU cores, package versions, git commit, index of this process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from (``-dirty``: with local changes); None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -38,7 +41,10 @@ def git_commit() -> str | None:
 
 def processes() -> tuple[int, int]:
     """Index of this process and number of processes of a run started by torchrun, srun or Lightning; else (0, 1)."""
-    slurm = ("SLURM_PROCID", "SLURM_NTASKS") if "SLURM_STEP_ID" in os.environ else ()
-    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", *slurm[:1]) if name in os.environ), 0)
-    count = next((os.environ[name] for name in ("WORLD_SIZE", *slurm[1:]) if name in os.environ), 1)
-    return int(rank), int(count)
+    launchers = [("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE")]
+    if "SLURM_STEP_ID" in os.environ:
+        launchers.append(("SLURM_PROCID", "SLURM_NTASKS"))
+    for rank, count in launchers:
+        if rank in os.environ:
+            return int(os.environ[rank]), int(os.environ.get(count, 1))
+    return 0, 1

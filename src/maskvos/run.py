@@ -74,7 +74,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # By its name: what a launcher pickles must not refer to "__main__", which is another module in its processes.
+    # Imported by name: what a launcher pickles must not refer to "__main__", which is another module in its processes.
     from maskvos.run import main as named_main
 
     named_main()

@@ -131,6 +131,11 @@ def test_arrays_of_another_kind_are_refused(flow: FlowStore, frame: object) -> N
         list(SampleStream(flow, PLAIN).of_arrays([frame]))  # type: ignore[list-item]
 
 
+def test_an_impossible_frame_rate_is_refused(flow: FlowStore) -> None:
+    with pytest.raises(UserError, match="frame_rate=0"):
+        list(SampleStream(flow, PLAIN).of_arrays([fakes.frame(0)], 0))
+
+
 def test_precomputed_flow_needs_frames_on_disk() -> None:
     with pytest.raises(UserError, match="flow=dis"):
         list(SampleStream(FlowStore(None), PLAIN).of_arrays([fakes.frame(0)]))

@@ -73,7 +73,7 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match="device=cuda: PyTorch finds no such device"):
+    with pytest.raises(UserError, match="device=cuda: this device is not available"):
         resolve_device("gpu")
     with pytest.raises(UserError, match="device=cup: did you mean 'cpu'"):
         resolve_device("cup")

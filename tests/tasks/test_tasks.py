@@ -253,7 +253,7 @@ def test_predict_and_the_api_write_the_same(trained, data: Path, tmp_path: Path)
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("file_format", ["onnx", "torchscript", "pt2"])
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_an_exported_file_carries_its_inference_settings(trained, data: Path, tmp_path: Path, file_format: str) -> None:
     suffix = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}[file_format]
     file = tmp_path / f"network{suffix}"

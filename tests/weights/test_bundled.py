@@ -39,7 +39,7 @@ def test_weights_are_written_in_half_precision_with_metadata(tmp_path: Path) -> 
 
 def test_the_metadata_can_be_read(folder: Path) -> None:
     assert bundled.about("light") == {"version": "1", "scores": '{"j": 0.5}'}
-    with pytest.raises(UserError, match="no bundled weights are named 'heavy'; there are: light"):
+    with pytest.raises(UserError, match="no bundled weights are named 'heavy'; available: light"):
         bundled.about("heavy")
 
 

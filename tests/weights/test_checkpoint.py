@@ -110,6 +110,13 @@ def test_a_plain_state_dict_has_no_configuration(tmp_path: Path) -> None:
         maskvos.load(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("about", [3, {"config": 3}, {"config": {"model": {}}}, {"config": "{"}])
+def test_a_malformed_configuration_is_named(tmp_path: Path, about: Any) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "maskvos": about}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt: its configuration is not one of maskvos"):
+        read_config(tmp_path / "x.ckpt")
+
+
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"x\.safetensors' cannot be read"):

@@ -28,7 +28,7 @@ _TRAINING_ONLY = ("pretrained", "published", "drop_path", "drop_path_rate", "dro
 
 
 def launch_id() -> str | None:
-    """What the processes of a run started by torchrun or srun have in common; None for a single process."""
+    """Identifier shared by all processes of a torchrun or srun launch; None for a single process."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
         return os.environ["TORCHELASTIC_RUN_ID"]
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in os.environ:
@@ -37,7 +37,7 @@ def launch_id() -> str | None:
 
 
 def run_id() -> str:
-    """Name of the run's folder: date and time, or the job's id, on which all of its processes agree."""
+    """Name of the run's folder: date and time, or the job's id, which all of its processes share."""
     job = launch_id()
     return time.strftime("%Y-%m-%d_%H-%M-%S") if job is None else f"job_{job}"
 
@@ -169,15 +169,18 @@ def _use(cfg: DictConfig, source: InferenceConfig, typed: Mapping[str, str]) -> 
         "data.motion_as_option": source.motion_as_option,
         "data.eval_batch_size": source.batch_size,
     }
+    if not any(name == "tta" or name.startswith("tta.flow") for name in typed):
+        values["tta.flow"] = source.tta["flow"]
     if "tta" not in typed:
-        values |= {f"tta.{name}": value for name, value in source.tta.items()}
+        values["tta.mirror"] = source.tta["mirror"]
     if "flow" not in typed:
         values |= {f"flow.{name}": value for name, value in source.flow.items() if name != "estimator"}
         estimator = OmegaConf.create({"estimator": source.flow["estimator"]})
         for name in typed:
             if name.startswith("flow.estimator."):
                 OmegaConf.update(estimator, name.removeprefix("flow."), OmegaConf.select(cfg, name), force_add=True)
-        cfg.flow.estimator = estimator.estimator
+        if "flow.estimator" not in typed:
+            cfg.flow.estimator = estimator.estimator
     for name, value in values.items():
         if name not in typed:
             OmegaConf.update(cfg, name, value, merge=False, force_add=True)

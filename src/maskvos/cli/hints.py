@@ -1,4 +1,4 @@
-"""Answers to mistakes on the command line: one line with the nearest right name, or the type that is expected."""
+"""Hints for mistakes on the command line: the nearest right name, or the expected type, in one line."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _typed(group: str) -> str:
 
 
 def _unreadable(override: str, message: str) -> str:
-    """For something that Hydra cannot parse as KEY=VALUE."""
+    """Message for an argument that Hydra cannot parse as KEY=VALUE."""
     if "=" not in override:
         return f"{override}: expected a setting and its value, {override}=<value> ({_HINT})"
     reason = message.splitlines()[0]
@@ -98,7 +98,7 @@ def _unreadable(override: str, message: str) -> str:
 
 
 def _unknown(key: str, settings: list[str]) -> str:
-    """For a name that is neither a setting nor a group."""
+    """Message for an unknown setting or group."""
     if key in RENAMED:
         return f"{key}: renamed to {RENAMED[key]}"
     if key in ADDED:
@@ -141,7 +141,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         flag = argument.partition("=")[0]
         if flag.startswith("--") and not any(known.startswith(flag) for known in FLAGS):
             raise UserError(
-                f"{flag}: unknown flag; {nearest(flag, FLAGS)} Settings are given without dashes, KEY=VALUE"
+                f"{flag}: unknown flag; {nearest(flag, FLAGS)} (settings are given without dashes, KEY=VALUE)"
             )
 
 

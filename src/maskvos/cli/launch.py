@@ -19,13 +19,13 @@ from maskvos.errors import UserError
 
 
 def check_launch(arguments: Sequence[str]) -> None:
-    """Refuse processes started one by one that have no run folder in common.
+    """Refuse processes of torchrun without a common run folder.
 
     Args:
         arguments: What was typed after the command.
 
     Raises:
-        UserError: torchrun gives them no id.
+        UserError: torchrun was started without a rendezvous id.
     """
     if launch_id() == "none" and not any(argument.startswith("hydra.run.dir=") for argument in arguments):
         raise UserError(
@@ -38,7 +38,7 @@ def check_nested_launch(cfg: DictConfig) -> None:
     """Refuse a sweep whose jobs start several processes: each of these would launch the whole sweep again.
 
     Raises:
-        UserError: It is such a sweep.
+        UserError: The jobs of the sweep use several processes.
     """
     devices = cfg.trainer.devices
     several = len(devices) > 1 if isinstance(devices, ListConfig) else str(devices) not in ("1", "auto")

@@ -130,8 +130,10 @@ class SampleStream:
             rate: Frames per second.
 
         Raises:
-            UserError: A frame has another shape or dtype, or flow is precomputed.
+            UserError: A frame has another shape or dtype, the rate is out of range, or flow is precomputed.
         """
+        if not 0 < rate <= 1000:
+            raise UserError(f"frame_rate={rate}; it must be above 0 and at most 1000")
         for index, sample in enumerate(self._samples(None, map(_checked, frames), FrameTimes(Fraction(rate)))):
             yield Sample(**{**sample, "frame": f"{index:05d}"})
 
@@ -178,7 +180,7 @@ def _stream(
 
 
 def same_direction(flow: FlowStore, other: FlowStore) -> np.float32:
-    """Factor, 1 or -1, that makes the other store's flow point as this one's, assuming constant velocity."""
+    """Sign, 1 or -1, that aligns the other store's flow with this one's direction, assuming constant velocity."""
     return np.float32(1 if flow.direction == other.direction else -1)
 
 
@@ -190,7 +192,7 @@ def _checked(frame: np.ndarray) -> np.ndarray:
 
 
 def _twice(frames: Iterator[np.ndarray]) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-    """Two iterators over the same frames that are advanced in turns.
+    """Two iterators over the same frames that are advanced alternately.
 
     Holds only the frames that one of them has not seen yet; `itertools.tee` would hold 57 and more.
     """

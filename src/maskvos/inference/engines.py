@@ -132,10 +132,11 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device={name}: {nearest(name, ('auto', 'cpu', 'cuda', 'mps'))}") from error
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(device.type, False):
-        raise UserError(f"device={name}: PyTorch finds no such device here; use device=cpu, or look at `nvidia-smi`")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not present.get(device.type, False) or (device.index or 0) >= count:
+        raise UserError(f"device={name}: this device is not available; use device=cpu, or look at `nvidia-smi`")
     if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)
     return device
 
 

@@ -64,7 +64,7 @@ class Segmenter:
         motion_as_option: As in training: a number makes the motion encoder read the RGB frame of single images.
         batch_size: Frames per call of the network for videos on disk.
         threshold: Probability above which a pixel belongs to the object.
-        settings: Plain description of what results depend on beside the weights.
+        settings: What else results depend on, in plain values; weights and threshold are added.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Segmenter:
         self.samples = SampleStream(flow, Transform(size), motion_as_option, tta_flow)
         self.batch_size = batch_size
         self.threshold = threshold
-        self.settings = settings or {}
+        self.settings = {**(settings or {}), "threshold": threshold, "weights": engine.digest}
 
     def stream(
         self, source: str | Path | Video | Iterable[np.ndarray], frame_rate: float = FRAME_RATE

@@ -17,7 +17,7 @@ Segment = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class TTA:
-    """What is averaged at test time. Anything but the defaults runs the network twice per frame.
+    """Test-time augmentation. Anything but the defaults runs the network twice per frame.
 
     Attributes:
         mirror: Mirror frame and flow in the second pass.

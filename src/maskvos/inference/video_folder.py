@@ -1,4 +1,4 @@
-"""The results of one video on disk: pictures, movies, and the manifest that says how they were made."""
+"""The results of one video on disk: images, movies, and the manifest that says how they were made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from maskvos.types import Video
 KINDS = ("masks", "soft", "overlay", "side_by_side", "cutout")
 MANIFEST = "manifest.json"
 MOVIES = {"overlay": "overlay.mp4", "side_by_side": "side_by_side.mp4"}
-"""Kinds that are one movie; the others are folders of pictures."""
+"""Kinds that are one movie; the others are folders of images."""
 
 
 class Look(NamedTuple):
@@ -156,11 +156,11 @@ class VideoFolder:
         """Write everything of one frame."""
         for kind in self._kinds:
             if kind == "masks":
-                self._picture(kind, frame, frame.mask.astype(np.uint8) * 255)
+                self._write_image(kind, frame, frame.mask.astype(np.uint8) * 255)
             elif kind == "soft":
-                self._picture(kind, frame, np.round(np.clip(frame.probability, 0, 1) * 255).astype(np.uint8))
+                self._write_image(kind, frame, np.round(np.clip(frame.probability, 0, 1) * 255).astype(np.uint8))
             elif kind == "cutout":
-                self._picture(kind, frame, draw_cutout(frame.image, frame.mask))
+                self._write_image(kind, frame, draw_cutout(frame.image, frame.mask))
             elif kind == "overlay":
                 self._movie_frame(kind, draw_overlay(frame.image, frame.mask, **self.look._asdict()))
             else:
@@ -168,8 +168,8 @@ class VideoFolder:
                 self._movie_frame(kind, side_by_side([frame.image, flow, frame.mask]))
         self.written += 1
 
-    def _picture(self, kind: str, frame: SegmentedFrame, picture: np.ndarray) -> None:
-        write_image(self.path / kind / f"{frame.name}.png", picture)
+    def _write_image(self, kind: str, frame: SegmentedFrame, image: np.ndarray) -> None:
+        write_image(self.path / kind / f"{frame.name}.png", image)
 
     def _movie_frame(self, kind: str, picture: np.ndarray) -> None:
         uneven = self._times is not None and self._times.uneven is not None

@@ -1,6 +1,6 @@
 """Writes the masks of videos: masks, probabilities, overlay movies and cut-outs, atomically and resumably.
 
-Layout of an output folder; frames keep their names, and every picture has its frame's size::
+Layout of an output folder; frames keep their names, and every image has its frame's size::
 
     <output>/<video>/masks/<frame>.png     8-bit grey: 0 background, 255 object
     <output>/<video>/soft/<frame>.png      8-bit grey: probability times 255
@@ -10,7 +10,7 @@ Layout of an output folder; frames keep their names, and every picture has its f
     <output>/<video>/manifest.json         input, weights and settings; whether the results are complete
 
 An interrupted run is resumed by running it again with ``existing="resume"``: complete videos are skipped without being
-decoded; the interrupted one is done again from its first frame, since a movie and its flow are read from the start.
+decoded; the interrupted one restarts at its first frame, since a movie and its flow are read from the start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PredictionWriter:
     Args:
         output: The folder; created if missing.
         kinds: Any of ``masks``, ``soft``, ``overlay``, ``side_by_side``, ``cutout``.
-        existing: Where results exist already: ``resume`` skips complete videos and does the others again, ``overwrite``
+        existing: Where results exist already: ``resume`` skips complete videos and segments the others, ``overwrite``
             replaces them, ``error`` refuses.
         colour: Tint of the overlay, RGB from 0 to 255.
         opacity: Opacity of the tint, 0 to 1.
@@ -159,7 +159,7 @@ class PredictionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the writing thread; after an error keep finished pictures and remove the unfinished movie."""
+        """Finish the writing thread; after an error keep finished images and remove the unfinished movie."""
         self._queue.end()
         if self._current is not None:
             self._current.abort()
@@ -186,7 +186,7 @@ class PredictionWriter:
             speed = self.metrics()["predict/frames_per_second"]
             lines.append(f"segmented {count}, {self.frames} frames, {speed:.1f} frames/s from reading to writing")
         if self.skipped:
-            lines.append(f"skipped {self.skipped} complete already (writer.existing=overwrite segments them again)")
+            lines.append(f"skipped {self.skipped} already complete (writer.existing=overwrite segments them again)")
         places = ", ".join(MOVIES.get(kind, f"{kind}/") for kind in self.kinds)
         lines += [f"  {self.output / name}: {places} ({frames} frames)" for name, frames in self.finished[:_LISTED]]
         if len(self.finished) > _LISTED:

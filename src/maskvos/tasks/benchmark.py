@@ -11,6 +11,7 @@ from maskvos.benchmark.measure import benchmark
 from maskvos.build import build
 from maskvos.data.datasets.folder import folder
 from maskvos.models.state_dict import read_checkpoint
+from maskvos.tasks.common import check_hardware
 from maskvos.tasks.lightning import build_data, build_module
 from maskvos.weights.checkpoint import load_weights
 
@@ -23,6 +24,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     Returns:
         Frames per second of each variant and of the pipeline.
     """
+    check_hardware(cfg)
     options, network, datamodule = build(cfg.benchmark, "benchmark"), build_module(cfg).network, build_data(cfg)
     if cfg.ckpt_path is None:
         log.warning("task=benchmark: random weights, since ckpt_path is not given; speed hardly depends on them")

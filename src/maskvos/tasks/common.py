@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from maskvos.errors import UserError
+from maskvos.weights.export import SUFFIXES
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -21,11 +22,16 @@ def require_checkpoint(cfg: DictConfig) -> Path:
     """``ckpt_path``.
 
     Raises:
-        UserError: It is not given.
+        UserError: It is not given, or is an exported network where that cannot be used.
     """
     if cfg.ckpt_path is None:
         raise UserError(f"task={cfg.task}: no weights; give ckpt_path=<checkpoint>, such as ckpt_path=best")
-    return Path(cfg.ckpt_path)
+    path = Path(cfg.ckpt_path)
+    if path.suffix in SUFFIXES and cfg.task != "predict":
+        raise UserError(
+            f"task={cfg.task}: {path} is an exported network; give the checkpoint that it was exported from"
+        )
+    return path
 
 
 def check_hardware(cfg: DictConfig) -> None:

@@ -11,6 +11,7 @@ from maskvos.build import build
 from maskvos.data.datasets.folder import folder
 from maskvos.environment import processes
 from maskvos.errors import UserError
+from maskvos.inference.engines import check_precision
 from maskvos.inference.writer import write_predictions
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
 from maskvos.weights.checkpoint import InferenceConfig
@@ -25,6 +26,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
     check_hardware(cfg)
+    check_precision(cfg.trainer.precision)
     videos = folder(str(cfg.input))
     segmenter = load(
         require_checkpoint(cfg),

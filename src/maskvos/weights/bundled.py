@@ -37,7 +37,7 @@ def about(name: str) -> dict[str, str]:
     """
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
-        raise UserError(f"no bundled weights are named '{name}'; there are: {', '.join(names()) or 'no others'}")
+        raise UserError(f"no bundled weights are named '{name}'; available: {', '.join(names()) or 'none'}")
     with safe_open(path, "pt") as file:
         return dict(file.metadata() or {})
 

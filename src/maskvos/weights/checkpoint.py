@@ -22,7 +22,7 @@ NO_TTA: Mapping[str, Any] = {"mirror": False, "flow": None}
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How weights are used: what rebuilds the network and everything around it.
+    """Inference settings of trained weights: network, input size, optical flow, test-time augmentation.
 
     Attributes:
         model: Configuration of the network (``conf/model``, resolved).
@@ -61,7 +61,7 @@ class InferenceConfig:
         return {"name": self.name, "model": self.model, "data": data, "flow": self.flow, "tta": self.tta}
 
     def check(self, source: str, trust: Sequence[str] = ()) -> InferenceConfig:
-        """Refuse whatever a file must not decide.
+        """Validate a configuration from a file, which is not trusted.
 
         Args:
             source: The file that the configuration comes from, for messages.
@@ -71,7 +71,7 @@ class InferenceConfig:
             The configuration without a flow cache and without pretrained weights to fetch.
 
         Raises:
-            UserError: It asks to build something else than classes of maskvos or of a trusted package.
+            UserError: A ``_target_`` is not a class of maskvos or of a trusted package.
         """
         check_targets(self.model, source, trust)
         check_targets(self.flow, source, trust)
@@ -109,10 +109,19 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     elif path.suffix == ".safetensors":
         config = _metadata(path).get("config")
     else:
-        config = read_checkpoint(path).get("maskvos", {}).get("config")
-    if isinstance(config, str):
-        config = json.loads(config)
-    return migrate(config) if config else None
+        about = read_checkpoint(path).get("maskvos", {})
+        config = about.get("config") if isinstance(about, Mapping) else about
+    try:
+        if isinstance(config, str):
+            config = json.loads(config)
+        if config:
+            config = migrate(config)
+            InferenceConfig.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its configuration is not one of maskvos ({error!r}); give the checkpoint of a training"
+        ) from error
+    return config or None
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -180,27 +189,33 @@ def load_weights(
     return load_state(network, tensors, source=source, strict=strict)
 
 
-def find_checkpoint(wanted: str, run: str | Path, experiment: str | Path, setting: str = "ckpt_path") -> Path:
+def find_checkpoint(
+    wanted: str, run: str | Path | None = None, experiment: str | Path | None = None, setting: str = "ckpt_path"
+) -> Path:
     """The file that ``ckpt_path`` or ``init_from`` names.
 
     Args:
         wanted: A path; the name of bundled weights; or the bare name of a checkpoint (``last``, ``last-previous``,
             ``best``), which is looked up in the run's own folder, as a requeued job has it, and then in the newest run
             of the experiment.
-        run: The run's folder.
-        experiment: The folder of the experiment's runs.
+        run: The run's folder; None: bare names of checkpoints are not looked up.
+        experiment: The folder of the experiment's runs; likewise.
         setting: Name of the setting, for messages.
 
     Raises:
         UserError: There is no checkpoint of that name.
     """
-    path = Path(wanted)
+    path = Path(wanted).expanduser()
     if path.is_file():
         return path
     if found := bundled.find(wanted):
         return found
     if path.suffix or len(path.parts) > 1:
         return path
+    if run is None or experiment is None:
+        raise UserError(
+            f"{setting}={wanted}: neither a file nor the name of bundled weights; {nearest(wanted, bundled.names())}"
+        )
     own = Path(run) / "checkpoints" / f"{wanted}.ckpt"
     if own.is_file():
         return own

@@ -85,7 +85,7 @@ def export(
     }
     if file_format not in writers:
         raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, writers)}")
-    path = Path(path)
+    path = Path(path).expanduser()
     module = _Segment(network).eval()
     windows = any(not getattr(part, "dynamic_size", True) for part in network.modules())
     only = size if file_format == "pt2" and windows else None
@@ -188,10 +188,7 @@ def load_exported(
     Raises:
         UserError: The file is missing or cannot be read, or a package is missing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"exported network: no file '{path}'; write one with task=export")
-    chosen = _format_of(path, file_format)
+    path, chosen = _identify(path, file_format)
     if chosen == "onnx":
         return _on_cpu(_run_onnx(_open_onnx(path, threads)))
     try:
@@ -225,28 +222,32 @@ def exported_config(path: str | Path, file_format: str | None = None) -> dict[st
     Raises:
         UserError: The file is missing or cannot be read, or a package is missing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"exported network: no file '{path}'; write one with task=export")
-    chosen = _format_of(path, file_format)
-    text = ""
+    path, chosen = _identify(path, file_format)
     if chosen == "onnx":
         text = _open_onnx(path).get_modelmeta().custom_metadata_map.get(_CONFIG, "")
     else:
         with zipfile.ZipFile(path) as archive:
             entry = next((name for name in archive.namelist() if name.endswith(f"extra/{_CONFIG}")), None)
             text = archive.read(entry).decode() if entry else ""
-    return json.loads(text) or None if text else None
+    return json.loads(text or "{}") or None
 
 
-def _format_of(path: Path, file_format: str | None) -> str:
+def _identify(path: str | Path, file_format: str | None) -> tuple[Path, str]:
+    """The path of an exported file and its format.
+
+    Raises:
+        UserError: There is no such file, or it is not of the format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"exported network: no file '{path}'; write one with task=export")
     chosen = file_format or SUFFIXES.get(path.suffix)
     if chosen is None:
         raise UserError(f"exported network: '{path}' has none of the suffixes {', '.join(SUFFIXES)}; rename it")
     suffix_of(chosen)
     if chosen != "onnx" and not zipfile.is_zipfile(path):
         raise UserError(f"exported network: '{path}' is not a {chosen} file, or is truncated: export it again")
-    return chosen
+    return path, chosen
 
 
 def _open_onnx(path: Path, threads: int | None = None) -> Any:
