@@ -165,7 +165,7 @@ def test_an_interrupted_epoch_resumes_with_the_remaining_samples(data: Path, tmp
     epochs = ["trainer.max_epochs=3", "schedule=cosine_warmup", "augment=published"]
     whole = smoke(data, tmp_path / "whole", *epochs)
     run(whole)
-    cut = smoke(data, tmp_path / "cut", *epochs, "+callbacks.interrupt._target_=test_run.Interrupt")
+    cut = smoke(data, tmp_path / "cut", *epochs, f"+callbacks.interrupt._target_={__name__}.Interrupt")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
         run(cut)
