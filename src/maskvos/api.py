@@ -77,21 +77,7 @@ def load(
     chosen = (suffix or "torch") if backend == "auto" else backend
     if chosen == "torch" and suffix is not None:
         raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
-    if config is None:
-        found = read_config(path) if chosen == "torch" else exported_config(path, chosen)
-        if found is None:
-            raise UserError(
-                f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
-                "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
-            )
-        config = InferenceConfig.from_config(migrate(found)).check(
-            str(path), [trust] if isinstance(trust, str) else trust
-        )
-        if config.flow.get("estimator") is None:
-            raise UserError(
-                f"{path} was trained with precomputed flow, which new videos do not have; use "
-                "`python -m maskvos.run task=predict flow=dis`, which computes it, or give a config with an estimator"
-            )
+    config = config or _read_config(path, chosen, [trust] if isinstance(trust, str) else trust)
     engine: Engine
     if chosen == "torch":
         network = load_network(path, config.model, config.name)
@@ -116,6 +102,23 @@ def load(
         threshold,
         settings,
     )
+
+
+def _read_config(path: Path, backend: str, trust: Sequence[str]) -> InferenceConfig:
+    """The validated configuration of a checkpoint or exported network, see `load`."""
+    found = read_config(path) if backend == "torch" else exported_config(path, backend)
+    if found is None:
+        raise UserError(
+            f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
+            "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
+        )
+    config = InferenceConfig.from_config(migrate(found)).check(str(path), trust)
+    if config.flow.get("estimator") is None:
+        raise UserError(
+            f"{path} was trained with precomputed flow, which new videos do not have; use "
+            "`python -m maskvos.run task=predict flow=dis`, which computes it, or give a config with an estimator"
+        )
+    return config
 
 
 def segment(

@@ -72,7 +72,7 @@ def test_processes_that_were_started_one_by_one_share_a_folder(monkeypatch: pyte
     assert processes() == (3, 4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="these are told where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the errors without a GPU")
 @pytest.mark.parametrize(
     ("trainer", "says"), [("fsdp", "trainer=fsdp .*CUDA"), ("ddp", "trainer.accelerator=gpu"), ("gpu", "trainer=cpu")]
 )
