@@ -236,7 +236,7 @@ def _identify(path: str | Path, file_format: str | None) -> tuple[Path, str]:
     """The path of an exported file and its format.
 
     Raises:
-        UserError: There is no such file, or it is not of the format.
+        UserError: The file is missing, or has another format.
     """
     path = Path(path)
     if not path.is_file():
