@@ -34,12 +34,21 @@ class Fusion(nn.Module):
 
 
 class ConcatFusion(Fusion):
-    """Concatenation and a 1x1 convolution to the channels of the appearance encoder, as in the original network."""
+    """Concatenation and a 1x1 convolution, by default to the channels of the appearance encoder, as in the original.
 
-    def __init__(self, rgb_channels: Sequence[int], flow_channels: Sequence[int]) -> None:
+    Args:
+        rgb_channels: See `Fusion`.
+        flow_channels: See `Fusion`.
+        channels: Channels of the fused pyramid, fine to coarse; None: those of the appearance pyramid.
+    """
+
+    def __init__(
+        self, rgb_channels: Sequence[int], flow_channels: Sequence[int], channels: Sequence[int] | None = None
+    ) -> None:
         super().__init__(rgb_channels, flow_channels)
+        self.channels = tuple(channels or rgb_channels)
         self.projections = nn.ModuleList(
-            nn.Conv2d(a + b, a, 1) for a, b in zip(rgb_channels, flow_channels, strict=True)
+            nn.Conv2d(a + b, c, 1) for a, b, c in zip(rgb_channels, flow_channels, self.channels, strict=True)
         )
 
     def forward(self, rgb: Pyramid, flow: Pyramid) -> Pyramid:
