@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from inference.test_writer import frames_video, predict
-from maskvos.inference.writer import PredictionWriter
 from maskvos.reports.comparison import compare, read_runs
 from maskvos.reports.examples import Example
 from maskvos.reports.report import about_run, write_report
@@ -156,7 +155,7 @@ def test_headings_sort_and_curves_show_values_under_the_pointer(browser: Any, pa
 
 
 def test_movies_play_in_the_browser(browser: Any, tmp_path: Path) -> None:
-    predict(PredictionWriter(tmp_path / "out", kinds=["overlay", "side_by_side"]), [frames_video(tmp_path, "a", 8)])
+    predict(tmp_path / "out", [frames_video(tmp_path, "a", 8)], kinds=["overlay", "side_by_side"])
     for name, width in (("overlay.mp4", 52), ("side_by_side.mp4", 3 * 52 + 8)):
         place = tmp_path / "out" / "a" / "player.html"
         place.write_text(f'<video src="{name}" muted autoplay></video>')
