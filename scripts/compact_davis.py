@@ -17,9 +17,8 @@ import numpy as np
 
 from maskvos.data.dataset import read_mask
 from maskvos.data.datasets.davis import davis
-from maskvos.data.transforms import resize_image
 from maskvos.media.files import write_bytes
-from maskvos.media.images import read_image
+from maskvos.media.images import read_image, resize_image
 from maskvos.types import Frame
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 import maskvos
 from maskvos.build import build
-from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.media.draw import contact_sheet
 from maskvos.media.images import read_image, write_image
 from maskvos.metrics.functional import jaccard

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from maskvos.flow.base import FlowEstimator
-from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.flow.dis import DIS
 from maskvos.flow.raft import RAFT
 from maskvos.flow.store import FlowStore

@@ -14,7 +14,7 @@ from PIL import Image
 import maskvos
 from maskvos.build import build
 from maskvos.flow.base import pair_flow
-from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.flow.dis import DIS
 from maskvos.inference.video_folder import draw_flow
 from maskvos.media.draw import contact_sheet, draw_overlay, side_by_side

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from maskvos.errors import UserError
 from maskvos.models.state_dict import read_checkpoint
+from maskvos.weights.checkpoint import load_network
+from maskvos.weights.config import InferenceConfig, read_config
+from maskvos.weights.export import export
 from train_light import write_weights
 
 # The experiment `light` itself has the settings of the last training.
@@ -76,8 +79,12 @@ def main() -> None:
                 sys.exit(process.returncode)
             done.touch()
     checkpoint = read_checkpoint(options.output / list(TRAININGS)[-1] / "checkpoints/last.ckpt")
-    write_weights(checkpoint, options.output / "light.safetensors")
-    print(f"weights of step {checkpoint['global_step']}: {options.output / 'light.safetensors'}")
+    path = options.output / "light.safetensors"
+    write_weights(checkpoint, path)
+    config = InferenceConfig.from_config(read_config(path) or {})
+    network = load_network(path, config.model)
+    exported = export(network, path.with_suffix(".onnx"), config=config.to_config(), half=True)
+    print(f"weights of step {checkpoint['global_step']}: {path}, {exported}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from maskvos.run import compose, run
 from maskvos.synthetic.clips import generate_clip
 from maskvos.tasks import TASKS
 from maskvos.weights import bundled
-from maskvos.weights.checkpoint import read_config
+from maskvos.weights.config import read_config
 from pages import FILES, ROOT, Block, anchors, blocks, code, commands, links, overrides
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}

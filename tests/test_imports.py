@@ -76,7 +76,17 @@ def test_only_run_imports_hydra() -> None:
     assert {user.split("/")[0] for user in users} <= {"run.py", "cli"}
 
 
-def test_measures_need_no_torch() -> None:
-    modules = "maskvos.metrics.functional, maskvos.metrics.folder, maskvos.data.datasets.davis"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+SCORE = "import maskvos.metrics.functional, maskvos.metrics.folder, maskvos.data.datasets.davis"
+SEGMENT = """
+import maskvos, numpy
+model = maskvos.load(device="cpu")
+assert next(model.stream([numpy.zeros((40, 60, 3), "uint8")] * 2)).mask.shape == (40, 60)
+"""
+
+
+@pytest.mark.parametrize("code", [SCORE, SEGMENT], ids=["score", "segment"])
+def test_scoring_and_segmenting_need_no_torch(code: str) -> None:
+    # None in sys.modules makes an import fail as if the package were not installed.
+    absent = "import sys\nfor name in ('torch', 'pytorch_lightning', 'hydra', 'timm'): sys.modules[name] = None\n"
+    done = subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

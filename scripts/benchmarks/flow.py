@@ -26,7 +26,8 @@ from torchvision.models.optical_flow import raft_small
 from torchvision.utils import flow_to_image
 
 from maskvos.flow.base import FlowEstimator, pair_flow
-from maskvos.flow.codec import flow_to_rgb, flow_to_rgb_tensor, read_flow, write_flow
+from maskvos.flow.codec import read_flow, write_flow
+from maskvos.flow.colours import flow_to_rgb, flow_to_rgb_tensor
 from maskvos.flow.dis import DIS, PRESETS
 from maskvos.flow.raft import RAFT
 from maskvos.synthetic.clips import generate_clip

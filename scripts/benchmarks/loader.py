@@ -29,7 +29,7 @@ from maskvos.data.datamodule import VideoDataModule
 from maskvos.data.dataset import FrameDataset
 from maskvos.data.datasets.davis import davis
 from maskvos.data.transforms import Transform
-from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
 from maskvos.types import Video

@@ -11,8 +11,13 @@ Example:
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# OpenMP reads this when PyTorch is loaded: idle threads sleep instead of spinning, which would take the cores from the
+# decoding and flow threads, and from other programs. A value of the user's own is kept.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from maskvos.api import SegmentedFrame, Segmenter, evaluate, load, segment

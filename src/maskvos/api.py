@@ -10,27 +10,37 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskvos.build import build
 from maskvos.data.datasets.folder import folder
 from maskvos.errors import UserError, nearest
-from maskvos.inference.engines import Engine, ExportedEngine, TorchEngine, resolve_device
+from maskvos.inference.engines import (
+    PRECISIONS,
+    Engine,
+    OnnxEngine,
+    OpenVINOEngine,
+    check_precision,
+    may_have_gpu,
+)
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
 from maskvos.inference.writer import PredictionWriter, write_predictions
-from maskvos.metrics.folder import Missing, evaluate_folder
-from maskvos.metrics.protocol import Protocol
-from maskvos.metrics.results import Summary
 from maskvos.types import Video
 from maskvos.weights import bundled
-from maskvos.weights.checkpoint import InferenceConfig, find_checkpoint, load_network, migrate, read_config
-from maskvos.weights.export import SUFFIXES, exported_config
+from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
+from maskvos.weights.exported import SUFFIXES
+
+if TYPE_CHECKING:
+    from maskvos.metrics.folder import Missing
+    from maskvos.metrics.protocol import Protocol
+    from maskvos.metrics.results import Summary
 
 __all__ = ["SegmentedFrame", "Segmenter", "evaluate", "load", "segment"]
 
-BACKENDS = ("auto", "torch", *dict.fromkeys(SUFFIXES.values()))
+BACKENDS = ("auto", "torch", "onnx", "openvino", "torchscript", "pt2")
 
 
 def load(
@@ -51,9 +61,10 @@ def load(
     Args:
         weights: Name of bundled weights, a checkpoint of a training, or an exported network.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; exported networks run on the CPU.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; exported networks compute in 32 bits.
-        backend: ``torch`` for checkpoints; ``onnx``, ``torchscript`` or ``pt2`` for exported networks; ``auto`` goes by
-            the file's suffix.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; exported networks use 32 bits, except in OpenVINO.
+        backend: ``torch`` for checkpoints; ``onnx``, ``openvino``, ``torchscript`` or ``pt2`` for exported networks.
+            Bundled weights run in any of the first three. ``auto`` goes by the file's suffix; bundled weights run in
+            ONNX Runtime on the CPU where it is installed, and otherwise in PyTorch.
         threshold: Probability above which a pixel belongs to the object.
         trust: Packages besides maskvos whose classes the checkpoint's configuration may build.
         config: Use these settings instead of those in the file.
@@ -72,18 +83,11 @@ def load(
     """
     if backend not in BACKENDS:
         raise UserError(f"backend={backend}: unknown; {nearest(backend, BACKENDS)}")
+    check_precision(precision)
     path = find_checkpoint(str(weights), setting="weights")
-    suffix = SUFFIXES.get(path.suffix)
-    chosen = (suffix or "torch") if backend == "auto" else backend
-    if chosen == "torch" and suffix is not None:
-        raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
-    config = config or _read_config(path, chosen, [trust] if isinstance(trust, str) else trust)
-    engine: Engine
-    if chosen == "torch":
-        network = load_network(path, config.model, config.name)
-        engine = TorchEngine(network, resolve_device(device), precision)
-    else:
-        engine = ExportedEngine(path, chosen)
+    chosen = _backend(path, backend, device, precision)
+    config = config or _read_config(path, [trust] if isinstance(trust, str) else trust)
+    engine = _engine(bundled.exported(path) or path, path, chosen, device, precision, config)
     settings: dict[str, Any] = {
         "model": config.model,
         "backend": chosen,
@@ -104,15 +108,53 @@ def load(
     )
 
 
-def _read_config(path: Path, backend: str, trust: Sequence[str]) -> InferenceConfig:
+def _backend(path: Path, backend: str, device: str, precision: str) -> str:
+    """The backend that ``auto`` means for a file; a given one if it fits the file.
+
+    Raises:
+        UserError: The backend cannot run the file.
+    """
+    suffix = SUFFIXES.get(path.suffix)
+    if backend == "auto":
+        fits = bundled.exported(path) is not None and PRECISIONS[precision] is None
+        on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
+        return suffix or ("onnx" if fits and on_cpu and find_spec("onnxruntime") else "torch")
+    if backend == "torch" and suffix is not None:
+        raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
+    if backend in ("onnx", "openvino") and suffix is None and bundled.exported(path) is None:
+        raise UserError(
+            f"backend={backend}: {path} is a checkpoint; export it first (task=export) and give the file, or use "
+            "backend=torch"
+        )
+    return backend
+
+
+def _engine(exported: Path, path: Path, backend: str, device: str, precision: str, config: InferenceConfig) -> Engine:
+    if backend == "onnx":
+        return OnnxEngine(exported)
+    if backend == "openvino":
+        return OpenVINOEngine(exported, precision)
+    from maskvos.inference.torch_engine import (
+        TorchEngine,
+        TorchFileEngine,
+        resolve_device,
+    )  # exported ones need no torch
+    from maskvos.weights.checkpoint import load_network
+
+    if backend != "torch":
+        return TorchFileEngine(path, backend)
+    return TorchEngine(load_network(path, config.model, config.name), resolve_device(device), precision)
+
+
+def _read_config(path: Path, trust: Sequence[str]) -> InferenceConfig:
     """The validated configuration of a checkpoint or exported network, see `load`."""
-    found = read_config(path) if backend == "torch" else exported_config(path, backend)
+    found = read_config(path)
     if found is None:
         raise UserError(
             f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
             "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
         )
-    config = InferenceConfig.from_config(migrate(found)).check(str(path), trust)
+    config = InferenceConfig.from_config(found).check(str(path), trust)
     if config.flow.get("estimator") is None:
         raise UserError(
             f"{path} was trained with precomputed flow, which new videos do not have; use "
@@ -182,4 +224,6 @@ def evaluate(
     Example:
         >>> print(maskvos.evaluate("masks", davis("data/DAVIS", "val")).table())
     """
+    from maskvos.metrics.folder import evaluate_folder  # imports SciPy, which segmenting does not need
+
     return evaluate_folder(predictions, dataset, protocol, missing)

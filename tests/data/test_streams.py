@@ -1,4 +1,4 @@
-"""Videos as streams of samples: order, names, times, flow, and constant memory."""
+"""Videos as streams of frames: order, names, times, flow, and constant memory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import fakes
 from maskvos.data.datasets.folder import folder
-from maskvos.data.streams import FrameTimes, SampleStream, single_video, times_of
-from maskvos.data.transforms import Transform
+from maskvos.data.streams import FrameStream, FrameTimes, StreamFrame, single_video, times_of
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
 from maskvos.media.video import VideoWriter
-from maskvos.types import Sample, Video
+from maskvos.types import Video
 
-PLAIN = Transform((32, 48))
 TIMES = FrameTimes(Fraction(25))
 
 
@@ -30,22 +27,19 @@ def flow() -> FlowStore:
     return FlowStore(DIS())
 
 
-def stream(flow: FlowStore, video: Video, **options: object) -> list[Sample]:
-    return list(SampleStream(flow, PLAIN, **options).of_video(video, TIMES))  # type: ignore[arg-type]
+def stream(flow: FlowStore, video: Video, **options: object) -> list[StreamFrame]:
+    return list(FrameStream(flow, **options).of_video(video, TIMES))  # type: ignore[arg-type]
 
 
 def test_every_frame_comes_in_order_with_its_name_time_and_flow(tmp_path: Path, flow: FlowStore) -> None:
     fakes.write_folder(tmp_path / "a", frames=4)
     [video] = folder(tmp_path / "a")
-    samples = stream(flow, video)
-    assert [(s["video"], s["frame"]) for s in samples] == [("a", f"{i:05d}") for i in range(4)]
-    assert [s["time"] for s in samples] == [0, 0.04, 0.08, 0.12]
-    for index, sample in enumerate(samples):
-        assert sample["size"] == fakes.SIZE
-        assert sample["image"].shape == (*fakes.SIZE, 3)
-        assert sample["rgb"].shape == (3, 32, 48)
-        expected = PLAIN(sample["image"], flow.load(video, index))  # as the store gives it by index
-        torch.testing.assert_close(sample["flow"], expected["flow"])
+    frames = stream(flow, video)
+    assert [(frame.name, frame.index) for frame in frames] == [(f"{i:05d}", i) for i in range(4)]
+    assert [frame.time for frame in frames] == [0, 0.04, 0.08, 0.12]
+    for index, frame in enumerate(frames):
+        assert frame.image.shape == (*fakes.SIZE, 3)
+        np.testing.assert_array_equal(frame.flow(), flow.load(video, index))  # as the store gives it by index
 
 
 @pytest.mark.parametrize(("direction", "gap", "sign"), [("backward", 1, -1), ("backward", 2, -1), ("forward", 2, 1)])
@@ -54,16 +48,18 @@ def test_tta_flow_points_as_the_flow_does(tmp_path: Path, flow: FlowStore, direc
     [video] = folder(tmp_path / "a")
     other = flow.joining(direction, gap)
     for index, sample in enumerate(stream(flow, video, tta_flow=other)):
-        torch.testing.assert_close(sample["tta_flow"], sign * PLAIN.of_flow(other.load(video, index)))
-        torch.testing.assert_close(sample["flow"], PLAIN.of_flow(flow.load(video, index)))
+        assert sample.tta_flow is not None
+        np.testing.assert_array_equal(sample.tta_flow(), sign * other.load(video, index))
+        np.testing.assert_array_equal(sample.flow(), flow.load(video, index))
 
 
 def test_a_still_image_has_zero_flow(tmp_path: Path, flow: FlowStore) -> None:
     fakes.write_frame(tmp_path / "one.png", 0)
     [sample] = stream(flow, *folder(tmp_path / "one.png"), tta_flow=flow.joining("backward"))
-    assert not sample["flow"].any()
-    assert not sample["tta_flow"].any()
-    assert sample["frame"] == "one"
+    assert sample.tta_flow is not None
+    assert not sample.flow().any()
+    assert not sample.tta_flow().any()
+    assert sample.name == "one"
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -72,7 +68,7 @@ def test_motion_as_option_shows_the_image_of_a_movie_of_one_frame(
 ) -> None:
     monkeypatch.setattr("maskvos.data.streams.read_video", lambda path: map(fakes.frame, range(count)))
     samples = stream(flow, Video("film", file=Path("film.mp4")), motion_as_option=0.0)
-    assert [bool(sample["motion"]) for sample in samples] == [count > 1] * count
+    assert [sample.still for sample in samples] == [count == 1] * count
 
 
 def test_frames_of_several_sizes_are_refused(tmp_path: Path, flow: FlowStore) -> None:
@@ -95,9 +91,9 @@ def test_few_frames_of_a_movie_are_held_at_a_time(flow: FlowStore, monkeypatch: 
 
     monkeypatch.setattr("maskvos.data.streams.read_video", movie)
     names = []
-    samples = SampleStream(flow, PLAIN, tta_flow=flow.joining("backward", 2))
+    samples = FrameStream(flow, tta_flow=flow.joining("backward", 2))
     for sample in samples.of_video(Video("film", file=Path("film.mp4")), TIMES):
-        names.append(sample["frame"])
+        names.append(sample.name)
         del sample
     assert names == [f"{i:05d}" for i in range(60)]
     assert 1 < max(alive) < 12
@@ -118,7 +114,7 @@ def test_arrays_are_taken_no_earlier_than_needed(direction: str, latency: int) -
             taken.append(index)
             yield fakes.frame(index)
 
-    samples = SampleStream(FlowStore(DIS(), direction=direction), PLAIN).of_arrays(camera())
+    samples = FrameStream(FlowStore(DIS(), direction=direction)).of_arrays(camera())
     ahead = [len(taken) - 1 - index for index, _ in enumerate(samples)]
     # The first frame has no earlier one, so its backward flow is taken from the next.
     assert ahead[1:-1] == [latency] * 3
@@ -128,17 +124,17 @@ def test_arrays_are_taken_no_earlier_than_needed(direction: str, latency: int) -
 @pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), [[0]]])
 def test_arrays_of_another_kind_are_refused(flow: FlowStore, frame: object) -> None:
     with pytest.raises(UserError, match=r"expected a uint8 array \(H, W, 3\)"):
-        list(SampleStream(flow, PLAIN).of_arrays([frame]))  # type: ignore[list-item]
+        list(FrameStream(flow).of_arrays([frame]))  # type: ignore[list-item]
 
 
 def test_an_impossible_frame_rate_is_refused(flow: FlowStore) -> None:
     with pytest.raises(UserError, match="frame_rate=0"):
-        list(SampleStream(flow, PLAIN).of_arrays([fakes.frame(0)], 0))
+        list(FrameStream(flow).of_arrays([fakes.frame(0)], 0))
 
 
 def test_precomputed_flow_needs_frames_on_disk() -> None:
     with pytest.raises(UserError, match="flow=dis"):
-        list(SampleStream(FlowStore(None), PLAIN).of_arrays([fakes.frame(0)]))
+        list(FrameStream(FlowStore(None)).of_arrays([fakes.frame(0)]))
 
 
 def test_times_are_those_of_the_movie(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from maskvos.flow.base import FlowEstimator
 from maskvos.types import Frame, Video
@@ -28,9 +27,10 @@ class Difference(FlowEstimator):
     def settings(self) -> dict[str, str | int | float | None]:
         return {"name": self.name, "max_size": self.max_size}
 
-    def estimate(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         self.calls += len(first)
-        return torch.stack([second[:, 0].float() - first[:, 0].float(), second[:, 1].float()], 1)
+        first, second = first.astype(np.float32), second.astype(np.float32)
+        return np.stack([second[..., 0] - first[..., 0], second[..., 1]], -1)
 
 
 def numbered_frame(number: int, height: int = 6, width: int = 8) -> np.ndarray:

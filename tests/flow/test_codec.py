@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from torchvision.utils import flow_to_image
 
 from maskvos.errors import UserError
-from maskvos.flow.codec import (
-    decode_kitti,
-    encode_kitti,
-    flow_to_rgb,
-    flow_to_rgb_tensor,
-    read_flow,
-    rgb_to_flow,
-    write_flow,
-    write_flow_image,
-)
+from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, rgb_to_flow, write_flow
+from maskvos.flow.colours import flow_to_rgb, flow_to_rgb_tensor, write_flow_image
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 

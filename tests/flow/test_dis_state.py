@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 
 from maskvos.flow.dis import DIS
 
@@ -11,9 +11,8 @@ from maskvos.flow.dis import DIS
 @pytest.mark.parametrize("size", [(36, 42), (40, 40), (32, 44), (96, 160)])
 @pytest.mark.parametrize("changes", [{}, {"finest_scale": 0, "patch_stride": 5}], ids=["medium", "finer"])
 def test_flow_of_a_pair_does_not_depend_on_earlier_calls(size: tuple[int, int], changes: dict[str, int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    pairs = [torch.randint(0, 255, (2, 1, 3, *size), dtype=torch.uint8, generator=generator) for _ in range(6)]
+    pairs = np.random.default_rng(0).integers(0, 255, (6, 2, 1, *size, 3), np.uint8)
     used = DIS(**changes)
     later = [used(*pair) for pair in pairs]
     for pair, flow in zip(pairs, later, strict=True):
-        assert torch.equal(DIS(**changes)(*pair), flow)
+        assert np.array_equal(DIS(**changes)(*pair), flow)

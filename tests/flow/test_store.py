@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from flow.conftest import Difference, numbered_frame, write_rgb
 from maskvos.errors import UserError
 from maskvos.flow.base import stream_flow
-from maskvos.flow.codec import flow_to_rgb, write_flow
+from maskvos.flow.codec import write_flow
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.flow.compute import compute_flows
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
@@ -43,8 +44,8 @@ def test_stream_equals_load(make_video: MakeVideo, tmp_path: Path, cached: bool,
     through_store = list(store.stream(video, frames))
     for index in range(5):
         loaded = store.load(video, index)
-        np.testing.assert_array_equal(loaded, streamed[index][1])
-        np.testing.assert_array_equal(loaded, through_store[index][1])
+        np.testing.assert_array_equal(loaded, streamed[index][1]())
+        np.testing.assert_array_equal(loaded, through_store[index][1]())
 
 
 def test_last_frame_has_negated_backward_flow_and_a_single_frame_zero_flow(make_video: MakeVideo) -> None:
@@ -165,7 +166,7 @@ def test_precomputed_flow_is_read_in_every_format(tmp_path: Path) -> None:
     np.testing.assert_allclose(store.load(video, 2), flow, atol=0.05 * longest)
     assert (store.load(video, 3) == 0).all()
     streamed = list(store.stream(video, [np.zeros((6, 8, 3), np.uint8)] * 4))
-    np.testing.assert_array_equal(streamed[0][1], flow)
+    np.testing.assert_array_equal(streamed[0][1](), flow)
 
 
 def test_errors_name_corrupt_and_missing_images(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_movie_is_streamed_without_caching(tmp_path: Path) -> None:
     frames = [numbered_frame(i) for i in range(4)]
     movie = Video("m", file=tmp_path / "m.mp4")
     streamed = list(FlowStore(Difference(), tmp_path / "cache").stream(movie, iter(frames)))
-    assert [flow[0, 0, 0] for _, flow in streamed] == [10, 10, 10, 10]
+    assert [flow()[0, 0, 0] for _, flow in streamed] == [10, 10, 10, 10]
     assert not (tmp_path / "cache").exists()
 
 

@@ -2,62 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from maskvos.errors import UserError
-from maskvos.inference.engines import ExportedEngine, TorchEngine, digest, resolve_device
+from maskvos.inference.engines import Engine, OnnxEngine, OpenVINOEngine
+from maskvos.inference.torch_engine import TorchEngine, TorchFileEngine, digest, resolve_device
 from maskvos.models.network import MaskVOS
 from maskvos.weights.export import export
 
+Arrays = tuple[np.ndarray, np.ndarray]
+
 
 @pytest.fixture
-def inputs() -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    return torch.rand(2, 3, 64, 96), 3 * torch.randn(2, 2, 64, 96)
+def inputs() -> Arrays:
+    rng = np.random.default_rng(0)
+    return rng.random((2, 3, 64, 96), np.float32), 3 * rng.standard_normal((2, 2, 64, 96), np.float32)
 
 
-@pytest.fixture(params=["torch", "onnx", "torchscript"])
-def engine(request: pytest.FixtureRequest, tiny: MaskVOS, tmp_path: Path) -> Callable[..., Tensor]:
-    """The contract test runs for every engine."""
+def expected(network: MaskVOS, inputs: Arrays, motion: np.ndarray | None = None) -> np.ndarray:
+    rgb, flow = map(torch.from_numpy, inputs)
+    with torch.no_grad():
+        return network.segment(rgb, flow, None if motion is None else torch.from_numpy(motion)).numpy()
+
+
+@pytest.fixture(params=["torch", "onnx", "openvino", "torchscript"])
+def engine(request: pytest.FixtureRequest, tiny: MaskVOS, tmp_path: Path) -> Engine:
+    """The contract tests run for every engine."""
     if request.param == "torch":
         return TorchEngine(tiny)
     pytest.importorskip("onnxruntime")
-    return ExportedEngine(export(tiny, tmp_path / "network.bin", request.param), request.param)
+    if request.param == "torchscript":
+        return TorchFileEngine(export(tiny, tmp_path / "network.ts", "torchscript"), "torchscript")
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    made = {"onnx": OnnxEngine, "openvino": OpenVINOEngine}[request.param]
+    return made(export(tiny, tmp_path / "network.onnx"))
 
 
-def test_every_engine_gives_the_network_s_logits(
-    engine: Callable[..., Tensor], tiny: MaskVOS, inputs: tuple[Tensor, Tensor]
-) -> None:
-    logits = engine(*inputs, torch.ones(2, dtype=torch.bool))
-    assert logits.dtype == torch.float32
-    assert not logits.requires_grad
-    with torch.no_grad():
-        torch.testing.assert_close(logits, tiny.segment(*inputs), atol=1e-3, rtol=0)
-    assert len(engine.digest) == 16  # type: ignore[attr-defined]
+def test_every_engine_gives_the_network_s_logits(engine: Engine, tiny: MaskVOS, inputs: Arrays) -> None:
+    logits = engine(*inputs, np.ones(2, bool))
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected(tiny, inputs), atol=1e-3, rtol=0)
+    np.testing.assert_allclose(engine.alone()(*inputs), logits, atol=1e-3, rtol=0)
+    assert len(engine.digest) == 16
 
 
-def test_still_images_need_the_torch_engine(tiny: MaskVOS, tmp_path: Path, inputs: tuple[Tensor, Tensor]) -> None:
-    still = torch.zeros(2, dtype=torch.bool)
-    with torch.no_grad():
-        expected = tiny.segment(*inputs, still)
-    torch.testing.assert_close(TorchEngine(tiny)(*inputs, still), expected, atol=1e-4, rtol=0)
-    exported = ExportedEngine(export(tiny, tmp_path / "network.ts", "torchscript"))
-    with pytest.raises(UserError, match="backend=torch"):
-        exported(*inputs, still)
+def test_every_engine_may_be_called_by_its_number_of_workers(engine: Engine, inputs: Arrays) -> None:
+    rgb, flow = inputs
+    calls = [(np.roll(rgb, shift, -1), flow) for shift in range(8)]
+    alone = [engine(*call) for call in calls]
+    with ThreadPoolExecutor(engine.workers) as pool:
+        together = list(pool.map(lambda call: engine(*call), calls))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
-def test_mixed_precision_is_close_and_other_precisions_are_refused(
-    tiny: MaskVOS, inputs: tuple[Tensor, Tensor]
-) -> None:
+def test_still_images_need_the_torch_engine(tiny: MaskVOS, tmp_path: Path, inputs: Arrays) -> None:
+    still = np.zeros(2, bool)
+    np.testing.assert_allclose(TorchEngine(tiny)(*inputs, still), expected(tiny, inputs, still), atol=1e-4, rtol=0)
+    for exported in (
+        TorchFileEngine(export(tiny, tmp_path / "network.ts", "torchscript"), "torchscript"),
+        OnnxEngine(export(tiny, tmp_path / "network.onnx")),
+    ):
+        with pytest.raises(UserError, match="backend=torch"):
+            exported(*inputs, still)
+
+
+def test_mixed_precision_is_close_and_other_precisions_are_refused(tiny: MaskVOS, inputs: Arrays) -> None:
     full, mixed = TorchEngine(tiny)(*inputs), TorchEngine(tiny, precision="bf16-mixed")(*inputs)
-    assert mixed.dtype == torch.float32
-    assert not torch.equal(full, mixed)
-    assert ((full > 0) == (mixed > 0)).float().mean() > 0.97
+    assert mixed.dtype == np.float32
+    assert not np.array_equal(full, mixed)
+    assert ((full > 0) == (mixed > 0)).mean() > 0.97
     with pytest.raises(UserError, match=r"bf16-true: not supported here; did you mean .*'bf16-mixed'"):
         TorchEngine(tiny, precision="bf16-true")
 

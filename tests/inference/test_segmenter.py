@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 import fakes
 from maskvos.data.datasets.folder import folder
+from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
 from maskvos.inference.segmenter import Segmenter
 from maskvos.inference.tta import TTA
+from maskvos.types import Video
 
 
 class Brightness:
@@ -25,13 +27,20 @@ class Brightness:
 
     digest = "0"
 
-    def __init__(self, broken: bool = False) -> None:
+    def __init__(self, broken: bool = False, workers: int = 1) -> None:
         self.batches: list[int] = []
+        self.threads: set[int] = set()
         self.broken = broken
+        self.workers = workers
 
-    def __call__(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
+    def __call__(self, rgb: np.ndarray, flow: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
         self.batches.append(len(rgb))
-        return rgb[:, :1] * (float("nan") if self.broken else 1.0) - 0.5
+        self.threads.add(threading.get_ident())
+        time.sleep(0.01 if self.workers > 1 else 0)
+        return rgb[:, :1] * np.float32("nan" if self.broken else 1) - np.float32(0.5)
+
+    def alone(self) -> Brightness:
+        return self
 
 
 def segmenter(engine: Brightness | None = None, **options: object) -> Segmenter:
@@ -57,6 +66,35 @@ def test_a_folder_is_segmented_in_batches_frame_by_frame(tmp_path: Path) -> None
         np.testing.assert_array_equal(frame.mask, frame.probability > 0.5)
     # The bright rectangle is found where it is.
     assert found[0].mask[fakes.mask(0) > 0].mean() > 0.9
+
+
+def test_frames_are_segmented_in_parallel_and_stay_in_order(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=9)
+    engine = Brightness(workers=3)
+    found = list(segmenter(engine).stream(tmp_path / "a"))
+    assert engine.batches == [1] * 9
+    assert len(engine.threads) == 3
+    assert [frame.index for frame in found] == list(range(9))
+    for frame, one in zip(found, segmenter().stream(tmp_path / "a"), strict=True):
+        np.testing.assert_array_equal(frame.logits, one.logits)
+        np.testing.assert_array_equal(frame.image, one.image)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_few_frames_are_decoded_ahead(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def movie(path: Path) -> Iterator[np.ndarray]:
+        for index in range(60):
+            decoded.append(index)
+            yield fakes.frame(index % 20)
+
+    monkeypatch.setattr("maskvos.data.streams.read_video", movie)
+    video = Video("film", file=Path("film.mp4"))
+    model = segmenter(Brightness(workers=workers), batch_size=2)
+    for frame in model.stream_video(video, FrameTimes(Fraction(25))):
+        assert len(decoded) - frame.index <= 9
+    assert len(decoded) == 60
 
 
 def test_arrays_and_files_give_the_same(tmp_path: Path) -> None:
@@ -86,20 +124,24 @@ def test_the_threshold_applies_to_the_mask() -> None:
     assert next(low).mask.mean() > next(high).mask.mean()
 
 
-def test_a_stream_that_is_left_early_ends_its_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stream_that_is_left_early_ends_its_threads(tmp_path: Path, workers: int) -> None:
     fakes.write_folder(tmp_path / "a", frames=20)
     before = threading.active_count()
-    stream = segmenter(batch_size=1).stream(tmp_path / "a")
+    stream = segmenter(Brightness(workers=workers), batch_size=1).stream(tmp_path / "a")
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
 
 
-def test_errors_of_the_reading_thread_are_raised_to_the_caller(tmp_path: Path) -> None:
-    fakes.write_folder(tmp_path / "a", frames=3)
-    (tmp_path / "a" / "00002.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"00002\.jpg"):
-        list(segmenter().stream(tmp_path / "a"))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_frames_before_an_error_are_not_lost(tmp_path: Path, workers: int) -> None:
+    fakes.write_folder(tmp_path / "a", frames=4)
+    (tmp_path / "a" / "00003.jpg").write_bytes(b"no image")
+    stream = segmenter(Brightness(workers=workers), batch_size=1).stream(tmp_path / "a")
+    assert [next(stream).name, next(stream).name] == ["00000", "00001"]
+    with pytest.raises(UserError, match=r"00003\.jpg"):  # which the flow of 00002 needs
+        next(stream)
 
 
 def test_wrong_input_is_named(tmp_path: Path) -> None:
@@ -122,7 +164,3 @@ def test_a_network_that_diverges_is_named(tmp_path: Path) -> None:
     fakes.write_folder(tmp_path / "a", frames=1)
     with pytest.raises(UserError, match=r"frame 00000: .*not finite.*trainer\.precision=32-true"):
         list(segmenter(Brightness(broken=True)).stream(tmp_path / "a"))
-
-
-def test_no_gradients_are_kept() -> None:
-    assert not torch.is_tensor(next(segmenter().stream(iter(frames(2)))).probability)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskvos.inference.postprocess import probabilities
+from maskvos.inference.postprocess import probabilities, resize_logits
 from maskvos.inference.tta import TTA
 from maskvos.types import Batch
 
@@ -50,6 +51,27 @@ def test_mirroring_makes_the_result_equivariant(segment: Any) -> None:
     assert (TTA()(segment, given) - tta(segment, given)).abs().max() > 1e-3
 
 
+def test_arrays_and_tensors_give_the_same(segment: Any) -> None:
+    given: Any = {**batch(), "tta_flow": torch.ones(2, 2, 16, 16)}
+
+    def on_arrays(*inputs: np.ndarray) -> np.ndarray:
+        return segment(*map(torch.from_numpy, inputs)).numpy()
+
+    arrays = {name: value.numpy().copy() for name, value in given.items()}
+    before = {name: value.copy() for name, value in arrays.items()}
+    tta = TTA(True, {"direction": "backward"})
+    np.testing.assert_allclose(tta(on_arrays, arrays), tta(segment, given).numpy(), atol=1e-6)
+    for name, value in before.items():
+        np.testing.assert_array_equal(arrays[name], value)
+
+
+def test_resizing_logits_equals_pytorch_s() -> None:
+    logits = np.random.default_rng(0).standard_normal((16, 24), np.float32)
+    for size in ((48, 80), (33, 47), (10, 12)):
+        theirs = F.interpolate(torch.from_numpy(logits)[None, None], size, mode="bilinear", align_corners=False)
+        np.testing.assert_allclose(resize_logits(logits, size), theirs[0, 0].numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_the_second_pass_reads_the_second_flow(segment: Any, mirror: bool) -> None:
     given: Any = batch()
@@ -64,7 +86,7 @@ def test_the_second_pass_reads_the_second_flow(segment: Any, mirror: bool) -> No
 
 
 def test_probabilities_have_each_frame_s_own_size() -> None:
-    logits = torch.full((2, 1, 4, 4), -3.0)
+    logits = np.full((2, 1, 4, 4), -3.0, np.float32)
     logits[1] = 3.0
     small, large = probabilities(logits, [(5, 7), (480, 854)])
     assert small.shape == (5, 7)

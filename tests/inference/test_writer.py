@@ -17,7 +17,7 @@ import pytest
 
 from maskvos.data.streams import FrameTimes, read_frames
 from maskvos.errors import UserError
-from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.inference.video_folder import draw_flow
 from maskvos.inference.writer import PredictionWriter, write_predictions
@@ -50,7 +50,8 @@ class Bright:
             name = video.frames[index].name if video.frames else f"{index:05d}"
             probability = self.probability(frame)
             time = float(times.at(index))
-            yield SegmentedFrame(frame, probability, probability > 0.5, index, time, name, FLOW)
+            logits = np.log(probability.clip(1e-6, 1 - 1e-6) / (1 - probability.clip(1e-6, 1 - 1e-6)))
+            yield SegmentedFrame(frame, logits, probability > 0.5, index, time, name, FLOW)
 
 
 def image(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:

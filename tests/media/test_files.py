@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from maskvos.errors import UserError
-from maskvos.flow.codec import write_flow, write_flow_image
+from maskvos.flow.codec import write_flow
+from maskvos.flow.colours import write_flow_image
 from maskvos.media.files import ensure_writable, write_bytes
 from maskvos.media.images import write_image
 from maskvos.metrics import Protocol

@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Callback
 from maskvos.errors import UserError
 from maskvos.run import compose, run
 from maskvos.training.resume import AtomicCheckpoints, changed_settings
-from maskvos.weights.checkpoint import find_checkpoint
+from maskvos.weights.config import find_checkpoint
 
 # Dropout draws random numbers in every step; the loss of every step is in the table.
 SMALL = [

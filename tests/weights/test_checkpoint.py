@@ -11,7 +11,8 @@ import torch
 
 from maskvos.errors import UserError
 from maskvos.weights import bundled
-from maskvos.weights.checkpoint import InferenceConfig, find_checkpoint, load_network, migrate, read_config
+from maskvos.weights.checkpoint import load_network
+from maskvos.weights.config import InferenceConfig, find_checkpoint, migrate, read_config
 
 TINY = {"_target_": "maskvos.models.backbones.tiny.Tiny", "pretrained": True}
 FLOW = {"_target_": "maskvos.flow.store.FlowStore", "estimator": {"_target_": "maskvos.flow.dis.DIS"}, "cache": "/x"}
@@ -26,7 +27,7 @@ def test_bundled_weights_carry_their_configuration() -> None:
     assert path is not None
     found = InferenceConfig.from_config(read_config(path) or {}).check("light")
     assert list(found.size) == [224, 384]
-    assert found.tta == {"mirror": True, "flow": {"direction": "backward", "gap": 1}}
+    assert found.tta == {"mirror": False, "flow": None}
     assert found.flow["estimator"]["max_size"] == 448
     network = load_network(path, found.model)
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(7.19e6, rel=0.01)

@@ -14,7 +14,8 @@ from torch import nn
 
 from maskvos.errors import UserError
 from maskvos.models.network import MaskVOS
-from maskvos.weights.export import export, exported_config, load_exported, suffix_of
+from maskvos.weights.export import export, load_exported
+from maskvos.weights.exported import exported_config, suffix_of
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

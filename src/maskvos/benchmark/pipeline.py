@@ -16,7 +16,7 @@ from maskvos.benchmark.network import synchronise
 from maskvos.benchmark.variants import Setting, autocast
 from maskvos.data.transforms import Transform
 from maskvos.flow.store import FlowStore
-from maskvos.inference.postprocess import probabilities
+from maskvos.inference.postprocess import resize_logits
 from maskvos.media.draw import draw_overlay
 from maskvos.media.images import read_image, write_image
 from maskvos.media.video import VideoWriter, read_video
@@ -100,14 +100,16 @@ def time_pipeline(
                 item = next(stream, None)
             if item is None:
                 break
-            image, motion = item
+            image, flow_of = item
+            with clock.stage("flow"):
+                motion = flow_of()
             size = (image.shape[0], image.shape[1])
             with clock.stage("resize"):
                 sample = transform(image, motion)
             with clock.stage("network"):
                 logits = segment(*(sample[name][None].to(setting.device) for name in ("rgb", "flow")))
             with clock.stage("resize"):
-                mask = probabilities(logits, [size])[0] > 0.5
+                mask = resize_logits(logits[0, 0].float().cpu().numpy(), size) > 0
             with clock.stage("write"):
                 write_image(setting.folder / f"{len(clock.rows):05d}.png", mask.astype(np.uint8) * 255)
                 movie.write(draw_overlay(image, mask))

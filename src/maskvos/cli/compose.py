@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskvos.errors import UserError
 from maskvos.text import flatten
 from maskvos.weights import bundled
-from maskvos.weights.checkpoint import InferenceConfig, find_checkpoint, migrate, read_config
-from maskvos.weights.export import exported_config
+from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
@@ -104,7 +103,7 @@ def complete(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None
         if cfg[setting] is not None:
             experiment = Path(cfg.paths.runs) / cfg.name
             cfg[setting] = str(find_checkpoint(str(cfg[setting]), cfg.paths.run, experiment, setting))
-    if cfg.ckpt_path is not None and cfg.task in _INFERENCE and (made := _config_of(cfg)) is not None:
+    if cfg.ckpt_path is not None and cfg.task in _INFERENCE and (made := read_config(cfg.ckpt_path)) is not None:
         source = InferenceConfig.from_config(made).check(cfg.ckpt_path, list(cfg.trust))
         _check_model(cfg, source, typed)
         _use(cfg, source, typed)
@@ -118,14 +117,6 @@ def complete(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None
 def _name(override: str) -> str:
     """The setting or group of an override: ``data.size`` of ``++data.size=[64,64]``."""
     return re.split("[=@]", override.lstrip("+~"))[0]
-
-
-def _config_of(cfg: DictConfig) -> dict[str, Any] | None:
-    """The configuration that the checkpoint or exported file carries."""
-    if cfg.backend in ("auto", "torch"):
-        return read_config(cfg.ckpt_path)
-    config = exported_config(cfg.ckpt_path, cfg.backend)
-    return migrate(config) if config else None
 
 
 def _check_model(cfg: DictConfig, source: InferenceConfig, typed: Mapping[str, str]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -40,11 +39,15 @@ def check_nested_launch(cfg: DictConfig) -> None:
     Raises:
         UserError: The jobs of the sweep use several processes.
     """
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
     devices = cfg.trainer.devices
     several = len(devices) > 1 if isinstance(devices, ListConfig) else str(devices) not in ("1", "auto")
     if devices == "auto":
+        import torch  # takes seconds, so only where it is needed
+
         several = torch.cuda.device_count() > 1
-    if HydraConfig.get().mode == RunMode.MULTIRUN and (several or launch_id() is not None):
+    if several or launch_id() is not None:
         raise UserError(
             f"-m with trainer.devices={devices}: every process of a job would launch the sweep again; "
             "sweep with trainer.devices=1, or start the runs one by one"

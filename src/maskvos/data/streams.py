@@ -1,4 +1,4 @@
-"""Videos read once, frame by frame in temporal order: frames with their times, and samples for the network."""
+"""Videos read once, frame by frame in temporal order: frames with their times and optical flow."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from maskvos.data.transforms import Transform
 from maskvos.errors import UserError
-from maskvos.flow.base import stream_flow
+from maskvos.flow.base import FlowOf, stream_flow
 from maskvos.flow.store import FlowStore
 from maskvos.media.images import read_image
 from maskvos.media.video import probe, read_video, variable_timestamps
-from maskvos.types import Sample, Video
+from maskvos.types import Video
 
 FRAME_RATE = 24
 """Frames per second of a video that has no rate of its own: a folder of images, or arrays."""
@@ -86,24 +85,45 @@ def read_frames(video: Video) -> Iterator[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class SampleStream:
-    """Turns frames into samples in temporal order; memory does not grow with the length of the video.
+class StreamFrame:
+    """A frame of a stream. Its flow is not computed yet, so that this can be done in another thread.
+
+    Attributes:
+        name: Name of the frame: of its file, or its number with five digits.
+        index: Number of the frame, from 0.
+        time: Seconds after the first frame.
+        image: (H, W, 3) uint8 RGB.
+        flow: Computes its optical flow.
+        tta_flow: Computes a second flow map for test-time augmentation.
+        still: The motion encoder reads the RGB frame instead of flow (motion as option).
+    """
+
+    name: str
+    index: int
+    time: float
+    image: np.ndarray
+    flow: FlowOf
+    tta_flow: FlowOf | None = None
+    still: bool = False
+
+
+@dataclass(frozen=True)
+class FrameStream:
+    """Reads frames with their flow in temporal order; memory does not grow with the length of the video.
 
     Args:
         flow: Source of optical flow.
-        transform: Resizes to the network's input size.
         motion_as_option: As in `FrameDataset`; a number makes the motion encoder read the RGB frame of a video of one
             frame, None shows it zero flow.
         tta_flow: Source of a second flow map per frame, for test-time augmentation.
     """
 
     flow: FlowStore
-    transform: Transform
     motion_as_option: float | None = None
     tta_flow: FlowStore | None = None
 
-    def of_video(self, video: Video, times: FrameTimes | None = None) -> Iterator[Sample]:
-        """Samples of a video on disk.
+    def of_video(self, video: Video, times: FrameTimes | None = None) -> Iterator[StreamFrame]:
+        """Frames of a video on disk.
 
         Args:
             video: A movie or a folder of frames.
@@ -112,16 +132,16 @@ class SampleStream:
         Raises:
             UserError: The video cannot be read, is empty, or has frames of several sizes.
         """
-        names = (frame.name for frame in video.frames) if video.frames else (f"{n:05d}" for n in itertools.count())
-        samples, empty = self._samples(video, read_frames(video), times or times_of(video)), True
-        for name, sample in zip(names, samples, strict=False):
+        names = (frame.name for frame in video.frames) if video.frames else _numbers()
+        empty = True
+        for frame in self._stream(video, read_frames(video), times or times_of(video), names):
             empty = False
-            yield Sample(**{**sample, "frame": name})
+            yield frame
         if empty:
             raise UserError(f"the video {video.file} has no frame that can be decoded; check that it plays")
 
-    def of_arrays(self, frames: Iterable[np.ndarray], rate: float = FRAME_RATE) -> Iterator[Sample]:
-        """Samples of frames from memory or a camera: a sample is yielded as soon as its flow can be computed.
+    def of_arrays(self, frames: Iterable[np.ndarray], rate: float = FRAME_RATE) -> Iterator[StreamFrame]:
+        """Frames from memory or a camera: one is yielded as soon as its flow can be computed.
 
         With forward flow over one frame that is when the next frame has come; with backward flow there is no delay.
 
@@ -134,44 +154,35 @@ class SampleStream:
         """
         if not 0 < rate <= 1000:
             raise UserError(f"frame_rate={rate}; it must be above 0 and at most 1000")
-        for index, sample in enumerate(self._samples(None, map(_checked, frames), FrameTimes(Fraction(rate)))):
-            yield Sample(**{**sample, "frame": f"{index:05d}"})
+        yield from self._stream(None, map(_checked, frames), FrameTimes(Fraction(rate)), _numbers())
 
-    def _samples(self, video: Video | None, frames: Iterator[np.ndarray], times: FrameTimes) -> Iterator[Sample]:
-        motion = torch.tensor(True)
+    def _stream(
+        self, video: Video | None, frames: Iterator[np.ndarray], times: FrameTimes, names: Iterator[str]
+    ) -> Iterator[StreamFrame]:
+        still = False
         if self.motion_as_option is not None:
             still, frames = _is_still(frames)
-            motion = torch.tensor(not still)
-        for index, (image, flow, tta_flow) in enumerate(self._flows(video, frames)):
-            sample = Sample(
-                video=video.name if video else "",
-                size=(image.shape[0], image.shape[1]),
-                image=image,
-                motion=motion,
-                time=float(times.at(index)),
-            )
-            sample.update(self.transform(image, flow))  # type: ignore[typeddict-item]
-            if tta_flow is not None:
-                sample["tta_flow"] = self.transform.of_flow(tta_flow)
-            yield sample
-
-    def _flows(
-        self, video: Video | None, frames: Iterator[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Yield every frame with its flow, and with the flow for test-time augmentation."""
+        flows: Iterator[tuple[np.ndarray, FlowOf, FlowOf | None]]
         if self.tta_flow is None:
-            yield from ((image, flow, None) for image, flow in _stream(self.flow, video, frames))
-            return
-        first, second = _twice(frames)
-        sign = same_direction(self.flow, self.tta_flow)
-        streams = _stream(self.flow, video, first), _stream(self.tta_flow, video, second)
-        for (image, flow), (_, tta_flow) in zip(*streams, strict=True):
-            yield image, flow, sign * tta_flow
+            flows = ((image, flow, None) for image, flow in _stream(self.flow, video, frames))
+        else:
+            first, second = _twice(frames)
+            streams = zip(_stream(self.flow, video, first), _stream(self.tta_flow, video, second), strict=True)
+            sign = same_direction(self.flow, self.tta_flow)
+            flows = ((image, flow, partial(_times, sign, tta)) for (image, flow), (_, tta) in streams)
+        for index, (name, (image, flow, tta_flow)) in enumerate(zip(names, flows, strict=False)):
+            yield StreamFrame(name, index, float(times.at(index)), image, flow, tta_flow, still)
 
 
-def _stream(
-    flow: FlowStore, video: Video | None, frames: Iterator[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _numbers() -> Iterator[str]:
+    return (f"{number:05d}" for number in itertools.count())
+
+
+def _times(sign: np.float32, flow: FlowOf) -> np.ndarray:
+    return sign * flow()
+
+
+def _stream(flow: FlowStore, video: Video | None, frames: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, FlowOf]]:
     if video is not None:
         return flow.stream(video, frames)
     if flow.estimator is None:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from maskvos.errors import UserError
+from maskvos.flow.base import resize_flow
+from maskvos.media.images import resize_image
 
 
 class _FlowTarget:
@@ -137,37 +139,6 @@ class FlowDropout(_FlowOnly):
             top, left = self.py_random.randint(0, height - rows), self.py_random.randint(0, width - columns)
             dropped[top : top + rows, left : left + columns] = 0
         return dropped
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image: area averaging for downscaling, to avoid aliasing, else bilinear.
-
-    Args:
-        image: (H, W, C) uint8 or float32.
-        size: New height and width, pixels.
-    """
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    downscale = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if downscale else cv2.INTER_LINEAR)
-
-
-def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a flow field and scale its vectors to pixels of the new grid.
-
-    Args:
-        flow: (H, W, 2) float32, pixels of its own grid, x then y.
-        size: New height and width, pixels.
-
-    Returns:
-        (height, width, 2) float32, pixels of the new grid.
-    """
-    height, width = flow.shape[:2]
-    if (height, width) == tuple(size):
-        return flow
-    resized = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return np.multiply(resized, np.array([size[1] / width, size[0] / height], dtype=np.float32), out=resized)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

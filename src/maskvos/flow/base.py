@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
+import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from PIL import Image
 
 from maskvos.errors import UserError, nearest
 
@@ -21,9 +21,11 @@ DIRECTIONS = ("forward", "backward")
 class FlowEstimator(ABC):
     """Base class of optical flow estimators; subclasses implement `estimate` and `settings`.
 
+    Flow maps are at the size at which they are estimated, in pixels of their own grid; see `resize_flow`.
+
     Args:
-        max_size: Longest side in pixels at which flow is estimated; larger frames are downscaled first and the flow is
-            resized to the frame. None: estimate at full resolution.
+        max_size: Longest side in pixels at which flow is estimated; larger frames are downscaled first. None: estimate
+            at full resolution.
 
     Raises:
         UserError: ``max_size`` is below `min_size`.
@@ -43,16 +45,27 @@ class FlowEstimator(ABC):
         """Everything that the flow depends on, as plain values; must contain ``name``."""
 
     @abstractmethod
-    def estimate(self, first: Tensor, second: Tensor) -> Tensor:
-        """Estimate flow at the input resolution.
+    def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Estimate flow; may be called from several threads.
 
         Args:
-            first: (B, 3, H, W) uint8 RGB, sides at least `min_size`.
-            second: The second frames, same shape and dtype.
+            first: (B, ...) stacked results of `preprocess`.
+            second: The second frames, same shape.
 
         Returns:
-            (B, 2, H, W) float32, pixels, x then y, from first to second, on the CPU or the estimator's device.
+            (B, h, w, 2) float32, pixels, x then y, from first to second.
         """
+
+    def preprocess(self, frame: np.ndarray) -> np.ndarray:
+        """Resize a frame to the size at which flow is estimated; done once per frame, not once per pair.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (h, w, 3) uint8 RGB, sides at least `min_size`.
+        """
+        return self._resize(frame)
 
     @property
     def on_gpu(self) -> bool:
@@ -69,41 +82,66 @@ class FlowEstimator(ABC):
     @property
     def fingerprint(self) -> str:
         """Folder name that identifies the settings and weights: ``<name>-<hash>``."""
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        # Version 0.1 stored maps at the frame's size also where they were estimated at another.
+        grid = {} if self.max_size is None else {"grid": "estimated"}
+        digest = hashlib.sha256(json.dumps({**self.settings, **grid}, sort_keys=True).encode()).hexdigest()
         return f"{self.settings['name']}-{digest[:12]}"
 
-    @torch.no_grad()
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Estimate flow for a batch of frame pairs of any size.
+    def __call__(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+        """Estimate the flow of frame pairs.
 
         Args:
-            first: (B, 3, H, W) uint8 RGB.
-            second: The second frames, same shape and dtype.
+            first: First frames, each (H, W, 3) uint8 RGB, all of one size.
+            second: Second frames, same format.
 
         Returns:
-            (B, 2, H, W) float32, pixels of the input grid, x then y, from first to second; on the input's device.
+            (B, h, w, 2) float32, pixels of this grid, x then y, from first to second.
 
         Raises:
-            UserError: Wrong shape or dtype, or the two batches differ in size.
+            UserError: A frame has another shape or dtype, or the frames differ in size.
         """
-        if first.ndim != 4 or first.shape[1] != 3 or first.dtype != torch.uint8 or 0 in first.shape:
-            raise UserError(f"flow: expected frames (B, 3, H, W) uint8, got {tuple(first.shape)} {first.dtype}")
-        if first.shape != second.shape or first.dtype != second.dtype:
-            raise UserError(
-                f"flow: the two frames differ, {tuple(first.shape)} {first.dtype} and {tuple(second.shape)} "
-                f"{second.dtype}; all frames of a video must have the same size: resize or re-export them"
-            )
-        height, width = first.shape[-2:]
-        working = self._working_size(height, width)
-        if working == (height, width):
-            return self.estimate(first, second).to(first.device)
-        flow = self.estimate(_resize(first, working), _resize(second, working)).to(first.device)
-        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
-        return flow * flow.new_tensor([width / working[1], height / working[0]])[None, :, None, None]
+        for frame in (*first, *second):
+            check_frame(frame, first[0].shape)
+        return self.estimate(*(np.stack([self.preprocess(frame) for frame in frames]) for frames in (first, second)))
 
-    def _working_size(self, height: int, width: int) -> tuple[int, int]:
+    def _resize(self, frame: np.ndarray) -> np.ndarray:
+        """Resize (H, W) or (H, W, 3) uint8 to the working size, bilinearly with antialiasing."""
+        height, width = frame.shape[:2]
         scale = min(1.0, self.max_size / max(height, width)) if self.max_size else 1.0
-        return max(round(height * scale), self.min_size), max(round(width * scale), self.min_size)
+        size = max(round(width * scale), self.min_size), max(round(height * scale), self.min_size)
+        if size == (width, height):
+            return frame
+        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+
+
+def check_frame(frame: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Validate a frame.
+
+    Raises:
+        UserError: It is not (H, W, 3) uint8, or not of the given shape.
+    """
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+        raise UserError(f"flow: expected frames (H, W, 3) uint8, got {frame.shape} {frame.dtype}")
+    if frame.shape != shape:
+        shown = " and ".join(f"{width}x{height}" for height, width in sorted({frame.shape[:2], shape[:2]}))
+        raise UserError(f"frames of {shown} pixels in one video: all must have the same size; resize or re-export them")
+
+
+def resize_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a flow map and scale its vectors to pixels of the new grid.
+
+    Args:
+        flow: (H, W, 2) float32, pixels of its own grid, x then y.
+        size: New height and width, pixels.
+
+    Returns:
+        (height, width, 2) float32, pixels of the new grid.
+    """
+    height, width = flow.shape[:2]
+    if (height, width) == tuple(size):
+        return flow
+    resized = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.multiply(resized, np.array([size[1] / width, size[0] / height], dtype=np.float32), out=resized)
 
 
 def check_direction(direction: str, gap: int) -> None:
@@ -145,7 +183,7 @@ def partner(index: int, count: int, direction: str = "forward", gap: int = 1) ->
 
 
 def pair_flow(first: np.ndarray, second: np.ndarray, estimator: FlowEstimator) -> np.ndarray:
-    """Flow of one pair of frames as NumPy arrays.
+    """Flow of one pair of frames at their own size.
 
     Args:
         first: (H, W, 3) uint8 RGB.
@@ -155,35 +193,17 @@ def pair_flow(first: np.ndarray, second: np.ndarray, estimator: FlowEstimator) -
     Returns:
         (H, W, 2) float32, pixels, x then y, from first to second.
     """
-    return batch_flow([first], [second], estimator)[0]
+    return resize_flow(estimator([first], [second])[0], (first.shape[0], first.shape[1]))
 
 
-def batch_flow(firsts: list[np.ndarray], seconds: list[np.ndarray], estimator: FlowEstimator) -> list[np.ndarray]:
-    """Flow of several frame pairs as NumPy arrays, in one call to the estimator.
-
-    Args:
-        firsts: First frames, each (H, W, 3) uint8 RGB, all of one size.
-        seconds: Second frames, same format.
-        estimator: The flow estimator.
-
-    Returns:
-        One (H, W, 2) float32 per pair, pixels, x then y, from first to second.
-
-    Raises:
-        UserError: The frames differ in size.
-    """
-    sizes = {frame.shape[:2] for frame in (*firsts, *seconds)}
-    if len(sizes) > 1:
-        shown = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
-        raise UserError(f"frames of {shown} pixels in one video: all must have the same size; resize or re-export them")
-    flow = estimator(*(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) for frames in (firsts, seconds)))
-    return list(np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy()))
+FlowOf = Callable[[], np.ndarray]
+"""Computes the flow of a frame, (h, w, 2) float32, pixels, x then y; may be called in any thread."""
 
 
 def stream_flow(
     frames: Iterable[np.ndarray], estimator: FlowEstimator, direction: str = "forward", gap: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Flow of a stream of frames, each read once; `partner` chooses the pairs.
+) -> Iterator[tuple[np.ndarray, FlowOf]]:
+    """Flow of a stream of frames, each read and preprocessed once; `partner` chooses the pairs.
 
     Buffers about ``3 * gap`` frames, whatever the length of the video.
 
@@ -194,25 +214,28 @@ def stream_flow(
         gap: Distance between the two frames, in frames.
 
     Yields:
-        Each frame and its flow, (H, W, 2) float32, pixels, x then y.
+        Each frame, and a function that computes its flow.
 
     Raises:
         UserError: Invalid direction or gap, or the frames differ in size.
     """
     check_direction(direction, gap)
-    buffer: dict[int, np.ndarray] = {}
+    buffer: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     current = 0
 
-    def emit(count: int) -> tuple[np.ndarray, np.ndarray]:
-        frame = buffer[current]
+    def emit(count: int) -> tuple[np.ndarray, FlowOf]:
+        frame, first = buffer[current]
         other, sign = partner(current, count, direction, gap)
-        flow = pair_flow(frame, buffer[other], estimator) * np.float32(sign) if other != current else zero_flow(frame)
+        flow = partial(_signed_flow, estimator, first, None if other == current else buffer[other][1], sign)
         buffer.pop(current - 2 * gap, None)
         return frame, flow
 
     arrived = 0
+    shape: tuple[int, ...] | None = None
     for frame in frames:
-        buffer[arrived] = frame
+        shape = shape or frame.shape
+        check_frame(frame, shape)
+        buffer[arrived] = frame, estimator.preprocess(frame)
         arrived += 1
         while current + gap < arrived or (direction == "backward" and gap <= current < arrived):
             yield emit(arrived)
@@ -222,11 +245,13 @@ def stream_flow(
         current += 1
 
 
+def _signed_flow(estimator: FlowEstimator, first: np.ndarray, second: np.ndarray | None, sign: int) -> np.ndarray:
+    """Flow between two preprocessed frames; zero without a second one."""
+    if second is None:
+        return zero_flow(first)
+    return estimator.estimate(first[None], second[None])[0] * np.float32(sign)
+
+
 def zero_flow(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 2) float32 zeros for a frame (H, W, 3)."""
+    """(H, W, 2) float32 zeros for a frame (H, W, ...)."""
     return np.zeros((*frame.shape[:2], 2), np.float32)
-
-
-def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(frames.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    return resized.round_().clamp_(0, 255).byte()

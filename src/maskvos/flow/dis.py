@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from maskvos.errors import UserError, nearest
 from maskvos.flow.base import FlowEstimator
@@ -77,31 +76,33 @@ class DIS(FlowEstimator):
                 raise UserError(
                     f"flow.estimator.{name}={value}: expected {what} from {least} to {most:g}, or null (the preset's)"
                 )
-        self._native: Any = None
-        self._process = 0
+        self._natives = threading.local()
 
     @property
     def settings(self) -> dict[str, str | int | float | None]:
         """See `FlowEstimator.settings`."""
         return {"name": f"dis-{self.preset}", "preset": self.preset, "max_size": self.max_size, **self.changes}
 
-    def estimate(self, first: Tensor, second: Tensor) -> Tensor:
+    def preprocess(self, frame: np.ndarray) -> np.ndarray:
+        """See `FlowEstimator.preprocess`; the result is (h, w) uint8 grey."""
+        self._opencv()  # before any other call of OpenCV in a forked worker
+        return self._resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+
+    def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See `FlowEstimator.estimate`."""
-        small = min(first.shape[-2:]) < _STATELESS_BELOW
-        flows = [
-            (self._create() if small else self._opencv()).calc(_grey(a), _grey(b), None)
-            for a, b in zip(first, second, strict=True)
-        ]
-        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+        small = min(first.shape[1:3]) < _STATELESS_BELOW
+        return np.stack(
+            [(self._create() if small else self._opencv()).calc(a, b, None) for a, b in zip(first, second, strict=True)]
+        )
 
     def _opencv(self) -> Any:
-        # OpenCV's object can be neither pickled nor shared with a forked worker: each process creates its own.
-        if self._native is None or self._process != os.getpid():
-            if get_worker_info() is not None:
+        # OpenCV's object can be neither pickled nor shared: each thread of each process, forked ones included, has one.
+        if getattr(self._natives, "process", None) != os.getpid():
+            if multiprocessing.parent_process() is not None:
                 cv2.setNumThreads(0)  # not 1, which would destroy a forked thread pool and deadlock
-            self._native = self._create()
-            self._process = os.getpid()
-        return self._native
+            self._natives.native = self._create()
+            self._natives.process = os.getpid()
+        return self._natives.native
 
     def _create(self) -> Any:
         native = cv2.DISOpticalFlow.create(PRESETS[self.preset])
@@ -110,8 +111,8 @@ class DIS(FlowEstimator):
         return native
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_native": None, "_process": 0}
+        return {name: value for name, value in self.__dict__.items() if name != "_natives"}
 
-
-def _grey(frame: Tensor) -> np.ndarray:
-    return cv2.cvtColor(np.ascontiguousarray(frame.permute(1, 2, 0).cpu().numpy()), cv2.COLOR_RGB2GRAY)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._natives = threading.local()

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -103,17 +104,20 @@ class RAFT(FlowEstimator):
         """See `FlowEstimator.prepare`."""
         self._load()
 
-    def estimate(self, first: Tensor, second: Tensor) -> Tensor:
+    @torch.no_grad()
+    def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See `FlowEstimator.estimate`."""
         network = self._load()
         device = next(network.parameters()).device
-        height, width = first.shape[-2:]
+        height, width = first.shape[1:3]
         # The network needs sides divisible by 8: pad evenly on both sides, replicating the border.
         pad_x, pad_y = -width % 8, -height % 8
         margins = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
-        padded = [F.pad(frame.to(device).float() / 127.5 - 1.0, margins, mode="replicate") for frame in (first, second)]
+        images = (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2) for frames in (first, second))
+        padded = [F.pad(image.float() / 127.5 - 1.0, margins, mode="replicate") for image in images]
         flow = network(*padded, num_flow_updates=self.updates)[-1]
-        return flow[..., margins[2] : margins[2] + height, margins[0] : margins[0] + width].float()
+        flow = flow[..., margins[2] : margins[2] + height, margins[0] : margins[0] + width].float()
+        return np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
 
     def _load(self) -> torch.nn.Module:
         # Each process loads its own network.

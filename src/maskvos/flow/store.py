@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,8 +16,8 @@ import numpy as np
 
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
-from maskvos.flow.base import FlowEstimator, batch_flow, check_direction, partner, stream_flow, zero_flow
-from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow, write_flow_image
+from maskvos.flow.base import FlowEstimator, FlowOf, check_direction, partner, stream_flow, zero_flow
+from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow
 from maskvos.media.files import write_bytes
 from maskvos.media.images import read_image
 from maskvos.types import Frame, Video
@@ -122,7 +123,7 @@ class FlowStore:
             read: Image reader; a caller that has decoded frames can pass one that returns them.
 
         Returns:
-            (H, W, 2) float32, pixels, x then y, at the frame's size; precomputed flow keeps its own size.
+            (h, w, 2) float32, pixels of this grid, x then y, at the size at which it was estimated or stored.
 
         Raises:
             UserError: A file is missing or corrupt, the cache is not writable, or the video is a movie file.
@@ -165,6 +166,8 @@ class FlowStore:
         for index, flow in zip(missing, self._compute(video, list(missing), direction, read), strict=True):
             flows[index] = self._save(missing[index], flow, direction)
         if self.save_images and self.cache:
+            from maskvos.flow.colours import write_flow_image  # needs torch
+
             for index in indices:
                 image = _image_path(self.path(video, index, direction))
                 if not image.exists():
@@ -182,7 +185,7 @@ class FlowStore:
 
     def stream(
         self, video: Video, frames: Iterable[np.ndarray], direction: str | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, FlowOf]]:
         """Stream the frames of a video with their flow, in temporal order; each frame is read once.
 
         Args:
@@ -191,15 +194,14 @@ class FlowStore:
             direction: Overrides the direction of the store.
 
         Yields:
-            Frame and flow (H, W, 2) float32, pixels, x then y. Flow is precomputed, or cached (which fills the cache),
-            or computed on the fly.
+            Each frame, and a function that gives its flow: precomputed, or cached (which fills the cache), or computed.
 
         Raises:
             UserError: As `load`.
         """
         if video.frames and (self.estimator is None or self.cache is not None):
             for index, frame in enumerate(frames):
-                yield frame, self.load(video, index, direction)
+                yield frame, partial(self.load, video, index, direction)
         elif self.estimator is None:
             raise UserError(f"video {video.file}: a movie file has no precomputed flow; choose flow=dis")
         else:
@@ -274,10 +276,10 @@ class FlowStore:
         needed = sorted({*pairs, *(other for other, _ in pairs.values())})
         images = {i: read(video.frames[i].image) for i in needed}
         moving = [index for index in indices if pairs[index][0] != index]
-        flows = {index: zero_flow(images[index]) for index in indices if index not in moving}
+        flows = {i: zero_flow(self.estimator.preprocess(images[i])) for i in indices if i not in moving}
         if moving:
             try:
-                made = batch_flow([images[i] for i in moving], [images[pairs[i][0]] for i in moving], self.estimator)
+                made = self.estimator([images[i] for i in moving], [images[pairs[i][0]] for i in moving])
             except UserError as error:
                 first = video.frames[moving[0]].name
                 raise UserError(f"video '{video.name}', from frame {first!r}: {error}") from error
@@ -297,7 +299,7 @@ class FlowStore:
         if self.estimator is None or note.exists():
             return
         text = {
-            "what": "optical flow of video frames, pixels of the frame's own grid, x then y",
+            "what": "optical flow of video frames, pixels of the map's own grid, x then y",
             "estimator": self.estimator.settings,
             "fingerprint": self.estimator.fingerprint,
             "direction": direction,

@@ -1,31 +1,27 @@
-"""Engines that run a trained network: PyTorch, and exported files.
+"""Engines that run a trained network on arrays: the interface, ONNX Runtime and OpenVINO.
 
-An engine is a callable on tensors. A new one is a class with the methods of `Engine`, chosen in `maskvos.load`.
+A new engine is a class with the members of `Engine`, chosen in `maskvos.load`. Those of PyTorch: `torch_engine`.
 """
 
 from __future__ import annotations
 
+import ctypes.util
 import hashlib
-import os
+import sys
+import threading
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
+from maskvos.environment import cores
 from maskvos.errors import UserError, nearest
-from maskvos.models.network import MaskVOS
-from maskvos.weights.export import load_exported
+from maskvos.weights.exported import identify, open_onnx, require
 
-PRECISIONS: dict[str, torch.dtype | None] = {
-    "32-true": None,
-    "32": None,
-    "bf16-mixed": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "16-mixed": torch.float16,
-    "16": torch.float16,
-}
-"""Names of precisions, as Lightning's Trainer has them, to autocast's dtype."""
+PRECISIONS = {"32-true": None, "32": None, "bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16"}
+"""Names of precisions, as Lightning's Trainer has them, to the type of autocast; None: no autocast."""
+PRECISIONS["16"] = "float16"
 
 
 class Engine(Protocol):
@@ -33,76 +29,130 @@ class Engine(Protocol):
 
     Attributes:
         digest: Short hash of the weights: equal weights, equal digests.
+        workers: Number of threads that should call it at the same time; 1: batches from one thread are faster.
     """
 
     digest: str
+    workers: int
 
-    def __call__(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
+    def __call__(self, rgb: np.ndarray, flow: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
         """Segment a batch.
 
         Args:
-            rgb: (B, 3, H, W) float32 in [0, 1], on the CPU.
+            rgb: (B, 3, H, W) float32 in [0, 1].
             flow: (B, 2, H, W) float32, pixels, x then y.
             motion: (B,) bool; False where the motion encoder reads the RGB frame; None: flow everywhere.
 
         Returns:
-            Logits (B, 1, H, W) float32, on the CPU.
+            Logits (B, 1, H, W) float32.
         """
         ...
 
-
-class TorchEngine:
-    """Runs a network in PyTorch, with batch norms and linear chains folded (see `MaskVOS.fold`).
-
-    Args:
-        network: A trained network; unchanged.
-        device: Device to run on.
-        precision: One of `PRECISIONS`.
-
-    Raises:
-        UserError: The precision is not supported.
-    """
-
-    def __init__(self, network: MaskVOS, device: str | torch.device = "cpu", precision: str = "32-true") -> None:
-        self.device = torch.device(device)
-        self.dtype = PRECISIONS[check_precision(precision)]
-        self.digest = digest(network)
-        self.network = network.fold().to(self.device)
-
-    @torch.inference_mode()
-    def __call__(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
-        """See `Engine`."""
-        rgb, flow = rgb.to(self.device), flow.to(self.device)
-        motion = None if motion is None else motion.to(self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = self.network.segment(rgb, flow, motion)
-        return logits.float().cpu()
+    def alone(self) -> Engine:
+        """The same network for calls one after the other, each of which uses all cores, as a camera needs it."""
+        ...
 
 
-class ExportedEngine:
-    """Runs a file that task=export wrote, on the CPU in float32.
+class OnnxEngine:
+    """Runs an ONNX file in ONNX Runtime, on the CPU in float32.
+
+    Frames are independent, so several are computed at the same time on one core each: no thread waits for another, and
+    other programs on the machine slow it down no more than their share.
 
     Args:
         path: The file.
-        file_format: See `load_exported`; by default from the suffix.
+        threads: Cores per call.
 
     Raises:
-        UserError: The file cannot be read, or a package is missing.
+        UserError: The file cannot be read, or the package is missing.
     """
 
-    def __init__(self, path: str | Path, file_format: str | None = None) -> None:
-        self._segment = load_exported(path, file_format)
-        self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        self.path, _ = identify(path, "onnx")
+        self.digest = file_digest(self.path)
+        self.workers = max(1, cores() // threads)
+        self._session = open_onnx(self.path, threads)
 
-    def __call__(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> Tensor:
+    def __call__(self, rgb: np.ndarray, flow: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`.
 
         Raises:
-            UserError: ``motion`` is False for a sample, which an exported network does not support.
+            UserError: ``motion`` is False for a sample.
         """
-        if motion is not None and not bool(motion.all()):
-            raise UserError("an exported network always needs flow; use backend=torch for still images")
-        return self._segment(rgb, flow)
+        check_motion(motion)
+        logits: np.ndarray = self._session.run(["logits"], {"rgb": rgb, "flow": flow})[0]
+        return logits
+
+    def alone(self) -> Engine:
+        """See `Engine`."""
+        return self._alone
+
+    @cached_property
+    def _alone(self) -> OnnxEngine:
+        return OnnxEngine(self.path, cores())
+
+
+class OpenVINOEngine:
+    """Runs an ONNX file in OpenVINO, on the CPU; several frames at the same time, as `OnnxEngine`.
+
+    Args:
+        path: The file.
+        precision: One of `PRECISIONS`; 16 bits are used only by processors that compute in them.
+        threads: Cores per call.
+
+    Raises:
+        UserError: The file cannot be read, or the package is missing.
+    """
+
+    def __init__(self, path: str | Path, precision: str = "32-true", threads: int = 1) -> None:
+        require("openvino")
+        import openvino
+
+        self.path, _ = identify(path, "onnx")
+        self.precision = precision
+        self.digest = file_digest(self.path)
+        self.workers = max(1, cores() // threads)
+        settings = {
+            "INFERENCE_NUM_THREADS": cores(),
+            "NUM_STREAMS": self.workers,
+            "INFERENCE_PRECISION_HINT": {None: "f32", "bfloat16": "bf16", "float16": "f16"}[PRECISIONS[precision]],
+        }
+        try:
+            self._compiled = openvino.Core().compile_model(str(self.path), "CPU", settings)
+        except RuntimeError as error:
+            raise UserError(f"exported network: '{path}' cannot be read by OpenVINO ({str(error)[:120]})") from error
+        self._requests = threading.local()
+
+    def __call__(self, rgb: np.ndarray, flow: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
+        """See `Engine`.
+
+        Raises:
+            UserError: ``motion`` is False for a sample.
+        """
+        check_motion(motion)
+        # A request holds the tensors of one inference, so each thread has its own.
+        if not hasattr(self._requests, "mine"):
+            self._requests.mine = self._compiled.create_infer_request()
+        results: Any = self._requests.mine.infer({"rgb": rgb, "flow": flow})
+        return np.array(results[self._compiled.outputs[0]], np.float32)
+
+    def alone(self) -> Engine:
+        """See `Engine`."""
+        return self._alone
+
+    @cached_property
+    def _alone(self) -> OpenVINOEngine:
+        return OpenVINOEngine(self.path, self.precision, cores())
+
+
+def check_motion(motion: np.ndarray | None) -> None:
+    """Refuse still images, since an exported network always reads flow.
+
+    Raises:
+        UserError: ``motion`` is False for a sample.
+    """
+    if motion is not None and not motion.all():
+        raise UserError("an exported network always needs flow; use backend=torch for still images")
 
 
 def check_precision(precision: str | int) -> str:
@@ -116,35 +166,12 @@ def check_precision(precision: str | int) -> str:
     return str(precision)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of a name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for the fastest that is present.
-
-    ``cuda``, or ``gpu`` as Lightning has it, is the GPU of this process where torchrun started several, else the first.
-
-    Raises:
-        UserError: The device is unknown or not present.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    name = name.replace("gpu", "cuda")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device={name}: {nearest(name, ('auto', 'cpu', 'cuda', 'mps'))}") from error
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if not present.get(device.type, False) or (device.index or 0) >= count:
-        raise UserError(f"device={name}: this device is not available; use device=cpu, or look at `nvidia-smi`")
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)
-    return device
+def may_have_gpu() -> bool:
+    """Whether a driver of a GPU is installed that PyTorch can use; False spares the seconds that importing it takes."""
+    drivers = ("cuda", "nvcuda", "amdhip64")
+    return sys.platform == "darwin" or any(ctypes.util.find_library(name) is not None for name in drivers)
 
 
-def digest(module: nn.Module) -> str:
-    """Short hash of a module's weights: equal weights, equal digests."""
-    text = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        value = tensor.detach().cpu().contiguous()
-        text.update(f"{name}|{tuple(value.shape)}|{value.dtype}\n".encode())
-        text.update(value.reshape(-1).view(torch.uint8).numpy())
-    return text.hexdigest()[:16]
+def file_digest(path: Path) -> str:
+    """Short hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

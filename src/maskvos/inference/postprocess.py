@@ -1,26 +1,34 @@
-"""From logits at the network's input size to probabilities at the frames' own sizes."""
+"""From logits at the network's input size to logits and probabilities at the frames' own sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import cv2
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 
-def probabilities(logits: Tensor, sizes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
-    """Resize logits bilinearly and apply the sigmoid.
+def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize logits bilinearly.
 
     Args:
-        logits: (B, 1, H, W), any floating-point dtype.
+        logits: (H, W) float32.
+        size: Height and width of the frame, pixels.
+    """
+    return cv2.resize(logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities in [0, 1], float32, of logits; by tanh, which does not overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float32))
+
+
+def probabilities(logits: np.ndarray, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Foreground probabilities at the frames' own sizes.
+
+    Args:
+        logits: (B, 1, H, W) float32.
         sizes: B sizes (H0, W0), pixels.
 
     Returns:
-        B arrays (H0, W0), float32: foreground probabilities in [0, 1].
+        B arrays (H0, W0), float32 in [0, 1].
     """
-    maps = []
-    for logit, size in zip(logits.detach().float(), sizes, strict=True):
-        resized = F.interpolate(logit[None], size=tuple(size), mode="bilinear", align_corners=False)
-        maps.append(resized.sigmoid()[0, 0].cpu().numpy())
-    return maps
+    return [sigmoid(resize_logits(logit[0], size)) for logit, size in zip(logits, sizes, strict=True)]

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from maskvos.data.dataset import collate
 from maskvos.data.datasets.folder import folder
-from maskvos.data.streams import FRAME_RATE, FrameTimes, SampleStream, single_video, times_of
-from maskvos.data.transforms import Transform
+from maskvos.data.streams import FRAME_RATE, FrameStream, FrameTimes, StreamFrame, single_video, times_of
+from maskvos.environment import cores
 from maskvos.errors import UserError
+from maskvos.flow.base import resize_flow
 from maskvos.flow.store import FlowStore
 from maskvos.inference.engines import Engine
-from maskvos.inference.postprocess import probabilities
+from maskvos.inference.postprocess import resize_logits, sigmoid
 from maskvos.inference.tta import TTA
-from maskvos.types import Batch, Sample, Video
+from maskvos.media.images import resize_image
+from maskvos.types import Video
 
 T = TypeVar("T")
-# Batches that decoding and flow may be ahead of the network.
-_AHEAD = 2
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,27 @@ class SegmentedFrame:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, the frame.
-        probability: (H, W) float32 in [0, 1], the probability that a pixel belongs to the object.
+        logits: (H, W) float32, the network's output at the frame's size.
         mask: (H, W) bool, the probability thresholded.
         index: Number of the frame, from 0.
         time: Seconds after the first frame.
         name: Name of the frame: of its file, or its number with five digits.
         flow: (h, w, 2) float32, the optical flow at the network's input size, pixels, x then y.
+        probability: (H, W) float32 in [0, 1], the probability that a pixel belongs to the object.
     """
 
     image: np.ndarray
-    probability: np.ndarray
+    logits: np.ndarray
     mask: np.ndarray
     index: int
     time: float
     name: str
     flow: np.ndarray
+
+    @cached_property
+    def probability(self) -> np.ndarray:
+        """See the class; computed when it is first asked for."""
+        return sigmoid(self.logits)
 
 
 class Segmenter:
@@ -62,7 +70,7 @@ class Segmenter:
         flow: Source of optical flow.
         tta: Test-time augmentation; none by default.
         motion_as_option: As in training: a number makes the motion encoder read the RGB frame of single images.
-        batch_size: Frames per call of the network for videos on disk.
+        batch_size: Frames per call of an engine that runs one call at a time, for videos on disk.
         threshold: Probability above which a pixel belongs to the object.
         settings: What else results depend on, in plain values; weights and threshold are added.
     """
@@ -83,11 +91,13 @@ class Segmenter:
         if not 0 <= threshold < 1:
             raise UserError(f"threshold is {threshold}; it must be at least 0 and below 1")
         self.engine = engine
+        self.size = (int(size[0]), int(size[1]))
         self.tta = tta or TTA()
         tta_flow = None if self.tta.flow is None else flow.joining(**self.tta.flow)
-        self.samples = SampleStream(flow, Transform(size), motion_as_option, tta_flow)
+        self.frames = FrameStream(flow, motion_as_option, tta_flow)
         self.batch_size = batch_size
         self.threshold = threshold
+        self._logit = math.log(threshold / (1 - threshold)) if threshold else -math.inf
         self.settings = {**(settings or {}), "threshold": threshold, "weights": engine.digest}
 
     def stream(
@@ -95,7 +105,7 @@ class Segmenter:
     ) -> Iterator[SegmentedFrame]:
         """Segment a video frame by frame, in constant memory whatever its length.
 
-        A movie or folder is decoded, and its flow computed, in a thread ahead of the network, in batches. Arrays (a
+        The frames of a movie or folder are decoded in order and then processed on all cores at the same time. Arrays (a
         camera's frames) are taken one at a time and no earlier than needed: a frame is yielded as soon as its flow is
         known, which is one frame later for forward flow (the default of the bundled weights) and at once for backward
         flow.
@@ -116,15 +126,21 @@ class Segmenter:
             times = times_of(source, frame_rate)
             yield from self.stream_video(source, times)
         else:
-            for index, sample in enumerate(self.samples.of_arrays(source, frame_rate)):
-                yield from self._segment([sample], index)
+            engine = self.engine.alone()
+            for frame in self.frames.of_arrays(source, frame_rate):
+                yield from self._segment([self._prepare(frame)], engine)
 
     def stream_video(self, video: Video, times: FrameTimes) -> Iterator[SegmentedFrame]:
         """`stream` for a video on disk whose frame times are known."""
-        index = 0
-        for samples in _ahead(_batches(self.samples.of_video(video, times), self.batch_size), _AHEAD):
-            yield from self._segment(samples, index)
-            index += len(samples)
+        frames = self.frames.of_video(video, times)
+        if self.engine.workers > 1:
+            with _pool(self.engine.workers) as pool:
+                yield from _map(pool, self._process, frames, self.engine.workers + 2)
+            return
+        with _pool(cores()) as pool:
+            prepared = _map(pool, self._prepare, frames, 2 * self.batch_size)
+            for batch in _batches(prepared, self.batch_size):
+                yield from self._segment(batch, self.engine)
 
     def __call__(self, frames: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Segment a clip in memory.
@@ -143,69 +159,83 @@ class Segmenter:
             raise UserError("frames: there are none; expected a uint8 array (T, H, W, 3), RGB")
         return np.stack(found)
 
-    def _segment(self, samples: list[Sample], start: int) -> Iterator[SegmentedFrame]:
-        batch: Batch = collate(samples)
-        logits = self.tta(self.engine, batch)
-        for offset, (probability, sample) in enumerate(zip(probabilities(logits, batch["size"]), samples, strict=True)):
-            if not np.isfinite(probability).all():
+    def _process(self, frame: StreamFrame) -> SegmentedFrame:
+        (segmented,) = self._segment([self._prepare(frame)], self.engine)
+        return segmented
+
+    def _prepare(self, frame: StreamFrame) -> _Prepared:
+        rgb = resize_image(frame.image, self.size).transpose(2, 0, 1)
+        inputs = {"rgb": np.multiply(rgb, np.float32(1 / 255), dtype=np.float32, order="C")}
+        inputs["flow"] = self._of_flow(frame.flow())
+        if frame.tta_flow is not None:
+            inputs["tta_flow"] = self._of_flow(frame.tta_flow())
+        if self.frames.motion_as_option is not None:
+            inputs["motion"] = np.array(not frame.still)
+        return _Prepared(frame, inputs)
+
+    def _of_flow(self, flow: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(resize_flow(flow, self.size).transpose(2, 0, 1), np.float32)
+
+    def _segment(self, batch: list[_Prepared], engine: Engine) -> Iterator[SegmentedFrame]:
+        inputs = {name: np.stack([sample.inputs[name] for sample in batch]) for name in batch[0].inputs}
+        for sample, (logits,) in zip(batch, self.tta(engine, inputs), strict=True):
+            frame = sample.frame
+            if not np.isfinite(logits).all():
                 raise UserError(
-                    f"frame {sample['frame']}: the network's output is not finite; use trainer.precision=32-true, or "
+                    f"frame {frame.name}: the network's output is not finite; use trainer.precision=32-true, or "
                     "another checkpoint"
                 )
-            yield SegmentedFrame(
-                image=sample["image"],
-                probability=probability,
-                mask=probability > self.threshold,
-                index=start + offset,
-                time=sample["time"],
-                name=sample["frame"],
-                flow=sample["flow"].permute(1, 2, 0).numpy(),
-            )
+            logits = resize_logits(logits, (frame.image.shape[0], frame.image.shape[1]))
+            flow = sample.inputs["flow"].transpose(1, 2, 0)
+            yield SegmentedFrame(frame.image, logits, logits > self._logit, frame.index, frame.time, frame.name, flow)
 
 
-def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    while batch := list(itertools.islice(samples, size)):
-        yield batch
+@dataclass(frozen=True)
+class _Prepared:
+    """A frame and its inputs: ``rgb`` (3, H, W), ``flow`` (2, H, W), and possibly ``tta_flow`` and ``motion`` ()."""
+
+    frame: StreamFrame
+    inputs: dict[str, np.ndarray]
 
 
-class _End:
-    """What the reading thread sends last: the error that ended it, or None."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """Iterate in a background thread up to ``count`` items ahead; its errors are raised here, and it ends with this."""
-    waiting: queue.Queue[T | _End] = queue.Queue(count)
-    stopped = threading.Event()
-
-    def put(item: T | _End) -> None:
-        while not stopped.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-        except BaseException as error:  # raised again in the consuming thread
-            put(_End(error))
-        else:
-            put(_End(None))
-
-    thread = threading.Thread(target=read, name="read", daemon=True)
-    thread.start()
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that ends with the block, without starting what still waits."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="segment")
     try:
-        while not isinstance(item := waiting.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        yield pool
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Apply a function in a pool, up to ``ahead`` items ahead of the caller; results and errors keep the order."""
+    pending: deque[Future[R]] = deque()
+    iterator, error = iter(items), None
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            break
+        except Exception as raised:  # raised again after the results of earlier items
+            error = raised
+            break
+        pending.append(pool.submit(function, item))
+        del item
+        while len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+    if error is not None:
+        raise error
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from maskvos.types import Batch
-
-Segment = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""From ``rgb`` (B, 3, H, W), ``flow`` (B, 2, H, W) and ``motion`` (B,) or None to logits (B, 1, H, W)."""
+Segment = Callable[[Any, Any, Any], Any]
+"""From ``rgb`` (B, 3, H, W), ``flow`` (B, 2, H, W) and ``motion`` (B,) or None to logits (B, 1, H, W); arrays of NumPy
+or tensors of PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,12 @@ class TTA:
     mirror: bool = False
     flow: Mapping[str, Any] | None = None
 
-    def __call__(self, segment: Segment, batch: Batch) -> Tensor:
+    def __call__(self, segment: Segment, batch: Mapping[str, Any]) -> Any:
         """Segment a batch, averaging the logits of both passes.
 
         Args:
             segment: The network.
-            batch: With ``tta_flow`` where `flow` is set.
+            batch: ``rgb``, ``flow`` and ``motion`` as arrays or tensors, with ``tta_flow`` where `flow` is set.
 
         Returns:
             Logits (B, 1, H, W).
@@ -43,7 +41,12 @@ class TTA:
             return logits
         rgb, flow = batch["rgb"], batch.get("tta_flow", batch["flow"])
         if self.mirror:
-            sign = torch.tensor([-1.0, 1.0], device=flow.device).view(2, 1, 1)  # mirrored, x changes its sign
-            rgb, flow = rgb.flip(-1), flow.flip(-1) * sign
+            rgb, flow = _flip(rgb), _flip(flow)
+            flow[:, 0] *= -1  # mirrored, x changes its sign
         second = segment(rgb, flow, motion)
-        return (logits + (second.flip(-1) if self.mirror else second)) / 2
+        return (logits + (_flip(second) if self.mirror else second)) / 2
+
+
+def _flip(array: Any) -> Any:
+    """A mirrored copy of a (B, C, H, W) array or tensor."""
+    return np.flip(array, -1).copy() if isinstance(array, np.ndarray) else array.flip(-1)

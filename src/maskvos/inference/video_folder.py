@@ -13,7 +13,6 @@ import numpy as np
 
 from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
-from maskvos.flow.codec import flow_to_rgb
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.media.draw import draw_cutout, draw_overlay, side_by_side
 from maskvos.media.files import ensure_writable, write_bytes
@@ -199,6 +198,8 @@ def draw_flow(flow: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     Returns:
         (H, W, 3) uint8 RGB, the colours of the Middlebury wheel.
     """
+    from maskvos.flow.colours import flow_to_rgb  # imports torch, which the other kinds do not need
+
     # Another aspect ratio changes directions: undo that before they become colours.
     scale = np.array([size[1] / flow.shape[1], size[0] / flow.shape[0]], np.float32)
     return cv2.resize(flow_to_rgb(flow * scale), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

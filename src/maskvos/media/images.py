@@ -73,3 +73,17 @@ def encode_image(image: np.ndarray, suffix: str) -> bytes:
     if not done:
         raise ValueError(f"cannot encode an image of shape {image.shape} as {suffix}")
     return data.tobytes()
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an image: area averaging for downscaling, to avoid aliasing, else bilinear.
+
+    Args:
+        image: (H, W, C) uint8 or float32.
+        size: New height and width, pixels.
+    """
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    downscale = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if downscale else cv2.INTER_LINEAR)

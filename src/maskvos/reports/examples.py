@@ -199,7 +199,7 @@ def predicted_masks(
         moved = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
         with trainer.precision_plugin.test_step_context():
             logits = module.tta(cast(Segment, module.network.segment), moved)
-        (probability,) = probabilities(logits, batch["size"])
+        (probability,) = probabilities(logits.float().cpu().numpy(), batch["size"])
         truth = batch["truth"][0]
         prediction = protocol.foreground(probability)
         return Example(batch["image"][0], np.zeros_like(prediction) if truth is None else truth, prediction)

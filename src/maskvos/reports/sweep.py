@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from matplotlib.figure import Figure
 
 from maskvos import text
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
-from maskvos.reports import plots
 
 RESULT = "result.json"
 # Prefixes of score columns, in order; the plot shows the first column.
@@ -133,7 +131,7 @@ def write_sweep(folder: str | Path) -> str:
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(folder / "sweep.csv", buffer.getvalue().encode())
-    plots.save(_figure(rows), folder / "sweep.png")
+    _plot(rows, folder / "sweep.png")
     columns = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
     return text.table([columns, *([_cell(row[name]) for name in columns] for row in rows)], right=False)
 
@@ -142,8 +140,10 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else re.sub(r"\s+", " ", value)[:80]
 
 
-def _figure(rows: list[dict[str, Any]]) -> Figure:
-    """Score of the finished runs over each setting that varies."""
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Plot the score of the finished runs over each setting that varies."""
+    from maskvos.reports import plots  # imports matplotlib, which writing a run's result does not need
+
     columns = list(rows[0])
     score = next((name for name in columns if name.startswith(_SCORES)), None)
     end = columns.index("images_per_second") if score is None else columns.index(score)
@@ -152,4 +152,4 @@ def _figure(rows: list[dict[str, Any]]) -> Figure:
     missing = len(rows) - len(done)
     title = f"{missing} of {len(rows)} runs without a score" if missing else ""
     scores = [] if score is None else [row[score] for row in done]
-    return plots.score_by_setting(settings, scores, score or "no score yet", title)
+    plots.save(plots.score_by_setting(settings, scores, score or "no score yet", title), path)

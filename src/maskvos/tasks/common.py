@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from maskvos.errors import UserError
-from maskvos.weights.export import SUFFIXES
+from maskvos.weights.exported import SUFFIXES
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -42,10 +41,16 @@ def check_hardware(cfg: DictConfig) -> None:
     """
     target = str(cfg.trainer.strategy.get("_target_")) if isinstance(cfg.trainer.strategy, DictConfig) else ""
     fsdp = "fsdp" in f"{target}{cfg.trainer.strategy}".lower()
-    if (fsdp or cfg.trainer.accelerator in ("gpu", "cuda")) and not torch.cuda.is_available():
+    if (fsdp or cfg.trainer.accelerator in ("gpu", "cuda")) and not _has_cuda():
         what = "trainer=fsdp shards the weights over" if fsdp else "trainer.accelerator=gpu computes on"
         raise UserError(f"{what} CUDA GPUs, and PyTorch finds none here; use trainer=cpu, or look at `nvidia-smi`")
     if "SLURMEnvironment" in str(cfg.trainer.get("plugins")) and "SLURM_NTASKS" not in os.environ:
         raise UserError(
             "trainer=slurm: this process does not run in a SLURM job; use `sbatch scripts/train.sbatch`, or trainer=ddp"
         )
+
+
+def _has_cuda() -> bool:
+    import torch  # takes seconds, so only where it is needed
+
+    return bool(torch.cuda.is_available())

@@ -8,8 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from maskvos.tasks.common import plain, require_checkpoint
-from maskvos.weights.checkpoint import InferenceConfig, load_network
-from maskvos.weights.export import export, suffix_of
+from maskvos.weights.checkpoint import load_network
+from maskvos.weights.config import InferenceConfig
+from maskvos.weights.export import export
+from maskvos.weights.exported import suffix_of
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from maskvos.models.state_dict import read_checkpoint
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
 from maskvos.training.module import SegmentationModule
 from maskvos.types import Video
-from maskvos.weights.checkpoint import load_weights, without_pretrained
+from maskvos.weights.checkpoint import load_weights
+from maskvos.weights.config import without_pretrained
 
 # Lightning's use of torch's internals.
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")

@@ -14,7 +14,7 @@ from maskvos.errors import UserError
 from maskvos.inference.engines import check_precision
 from maskvos.inference.writer import write_predictions
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
-from maskvos.weights.checkpoint import InferenceConfig
+from maskvos.weights.config import InferenceConfig
 
 
 def run(cfg: DictConfig) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskvos.flow.codec import flow_to_rgb
+from maskvos.flow.colours import flow_to_rgb
 from maskvos.media.draw import contact_sheet
 from maskvos.media.images import write_image
 from maskvos.metrics.video import VideoMetric

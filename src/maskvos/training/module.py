@@ -184,7 +184,8 @@ class SegmentationModule(pl.LightningModule):
             metric.expect(self.videos[split])
 
     def _score(self, metric: VideoMetric, logits: Tensor, batch: Batch) -> None:
-        metric.update(probabilities(logits, batch["size"]), batch["truth"], batch["video"], batch["frame"])
+        maps = probabilities(logits.detach().float().cpu().numpy(), batch["size"])
+        metric.update(maps, batch["truth"], batch["video"], batch["frame"])
 
     def _log_scores(self, metric: VideoMetric, stage: str) -> None:
         # Already equal on all processes: the metric gathers the scores itself.

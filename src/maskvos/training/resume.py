@@ -16,7 +16,7 @@ from maskvos.errors import UserError
 from maskvos.media.files import cannot_write
 from maskvos.models.state_dict import read_checkpoint
 from maskvos.text import flatten
-from maskvos.weights.checkpoint import migrate
+from maskvos.weights.config import migrate
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
+
+if TYPE_CHECKING:  # looking weights up needs no torch
+    from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parent
 DEFAULT = "light"
@@ -29,6 +30,12 @@ def find(name: str) -> Path | None:
     return FOLDER / f"{name}.safetensors" if name in names() else None
 
 
+def exported(path: Path) -> Path | None:
+    """The ONNX file that is bundled beside a file of weights; None for other files."""
+    found = path.with_suffix(".onnx")
+    return found if path.parent == FOLDER and found.is_file() else None
+
+
 def about(name: str) -> dict[str, str]:
     """How bundled weights were made: version, commit, command, data, date, scores.
 
@@ -38,7 +45,7 @@ def about(name: str) -> dict[str, str]:
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
         raise UserError(f"no bundled weights are named '{name}'; available: {', '.join(names()) or 'none'}")
-    with safe_open(path, "pt") as file:
+    with safe_open(path, "np") as file:
         return dict(file.metadata() or {})
 
 
@@ -53,6 +60,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, obje
     Raises:
         UserError: A weight overflows half precision, or the file cannot be written.
     """
+    import torch
+    from safetensors.torch import save
+
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     lost = [name for name, tensor in halves.items() if not torch.isfinite(tensor).all()]
     if lost:

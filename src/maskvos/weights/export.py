@@ -1,43 +1,30 @@
-"""Export of a network to ONNX, TorchScript or torch.export, and loading of such files."""
+"""Export of a network to ONNX, TorchScript or torch.export, with verification."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
 from maskvos.media.files import cannot_write
 from maskvos.models.network import MaskVOS
+from maskvos.weights.exported import CONFIG, identify, open_onnx, require
 
 # Largest difference in logits between an exported network and the original.
 _TOLERANCE = 1e-3
+_HALF_TOLERANCE = 0.05
 _OPSET = 17
 _INPUTS = ("rgb", "flow")
-_CONFIG = "maskvos.json"
-SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
-
-
-def suffix_of(file_format: str) -> str:
-    """File suffix of a format.
-
-    Raises:
-        UserError: The format is unknown.
-    """
-    for suffix, name in SUFFIXES.items():
-        if name == file_format:
-            return suffix
-    raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, set(SUFFIXES.values()))}")
 
 
 class _Segment(nn.Module):
@@ -58,6 +45,7 @@ def export(
     file_format: str = "onnx",
     size: tuple[int, int] = (512, 512),
     config: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Export a network, input encoding included, and verify that the file gives the same logits.
 
@@ -70,6 +58,7 @@ def export(
         file_format: ``"onnx"``, ``"torchscript"`` or ``"pt2"`` (``torch.export``).
         size: (H, W) of a file with a fixed size.
         config: How the network is used, stored in the file; see `exported_config`.
+        half: Store the weights of an ONNX file in half precision, at half the size; it still computes in float32.
 
     Returns:
         The path.
@@ -94,7 +83,9 @@ def export(
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
             draft = Path(folder, f"draft{path.suffix}")
             writers[file_format](module, draft, only, json.dumps(config or {}))
-            _verify(module, draft, file_format, only)
+            if half:
+                _halve_onnx(draft)
+            _verify(module, draft, file_format, only, _HALF_TOLERANCE if half else _TOLERANCE)
             os.replace(draft, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -110,8 +101,8 @@ def _example(batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, 
 
 
 def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
-    _require("onnx")
-    _require("onnxruntime")
+    require("onnx")
+    require("onnxruntime")
     import onnx
 
     axes = {0: "batch", 2: "height", 3: "width"}
@@ -129,7 +120,26 @@ def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, con
             dynamo=False,
         )
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {_CONFIG: config})
+    onnx.helper.set_model_props(model, {CONFIG: config})
+    onnx.save(model, path)
+
+
+def _halve_onnx(path: Path) -> None:
+    """Store the weights of an ONNX file in half precision, each with a cast that runtimes apply once, on loading."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    casts = []
+    for index, weight in enumerate(model.graph.initializer):
+        values = numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.size > 64:
+            name, stored = weight.name, f"{weight.name}.half"
+            model.graph.initializer[index].CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+            casts.append(onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     onnx.save(model, path)
 
 
@@ -139,7 +149,7 @@ def _write_torchscript(module: nn.Module, path: Path, only: tuple[int, int] | No
         # Through memory, here and below: PyTorch's own writing does not distinguish a full disk from other failures.
         written = io.BytesIO()
         traced = torch.jit.trace(module, _example(2, (128, 160)), check_trace=False)
-        torch.jit.save(traced, written, _extra_files={_CONFIG: config})
+        torch.jit.save(traced, written, _extra_files={CONFIG: config})
     path.write_bytes(written.getvalue())
 
 
@@ -147,11 +157,11 @@ def _write_pt2(module: nn.Module, path: Path, only: tuple[int, int] | None, conf
     axes = {axis: torch.export.Dim.AUTO for axis in ((0, 2, 3) if only is None else (0,))}
     program = torch.export.export(module, _example(2, only or (128, 160)), dynamic_shapes=(axes, axes))
     written = io.BytesIO()
-    torch.export.save(program, written, extra_files={_CONFIG: config})
+    torch.export.save(program, written, extra_files={CONFIG: config})
     path.write_bytes(written.getvalue())
 
 
-def _verify(module: nn.Module, path: Path, file_format: str, only: tuple[int, int] | None) -> None:
+def _verify(module: nn.Module, path: Path, file_format: str, only: tuple[int, int] | None, tolerance: float) -> None:
     """Compare with the original network, at other batch sizes and input sizes too (unless the size is fixed)."""
     segment = load_exported(path, file_format)
     for batch, shape in enumerate([only] if only else [(128, 160), (90, 133)], start=1):
@@ -164,9 +174,9 @@ def _verify(module: nn.Module, path: Path, file_format: str, only: tuple[int, in
                 "this network does not support the format: choose another one"
             ) from error
         difference = (written - module(*inputs)).abs().max().item()
-        if not difference <= _TOLERANCE:
+        if not difference <= tolerance:
             raise UserError(
-                f"export: the {file_format} file's logits differ by {difference:.2g} (tolerance {_TOLERANCE:g}) for a "
+                f"export: the {file_format} file's logits differ by {difference:.2g} (tolerance {tolerance:g}) for a "
                 f"batch of {batch} at {shape}; this network does not support the format: choose another one"
             )
 
@@ -188,9 +198,9 @@ def load_exported(
     Raises:
         UserError: The file is missing or cannot be read, or a package is missing.
     """
-    path, chosen = _identify(path, file_format)
+    path, chosen = identify(path, file_format)
     if chosen == "onnx":
-        return _on_cpu(_run_onnx(_open_onnx(path, threads)))
+        return _on_cpu(_run_onnx(open_onnx(path, threads)))
     try:
         module = torch.jit.load(path) if chosen == "torchscript" else torch.export.load(path).module()
     except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -209,71 +219,9 @@ def _on_cpu(module: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Ten
     return segment
 
 
-def exported_config(path: str | Path, file_format: str | None = None) -> dict[str, Any] | None:
-    """The configuration that `export` stored in a file.
-
-    Args:
-        path: The file.
-        file_format: As for `export`; by default from the suffix.
-
-    Returns:
-        The configuration; None for a file without one, such as those of version 0.1.
-
-    Raises:
-        UserError: The file is missing or cannot be read, or a package is missing.
-    """
-    path, chosen = _identify(path, file_format)
-    if chosen == "onnx":
-        text = _open_onnx(path).get_modelmeta().custom_metadata_map.get(_CONFIG, "")
-    else:
-        with zipfile.ZipFile(path) as archive:
-            entry = next((name for name in archive.namelist() if name.endswith(f"extra/{_CONFIG}")), None)
-            text = archive.read(entry).decode() if entry else ""
-    return json.loads(text or "{}") or None
-
-
-def _identify(path: str | Path, file_format: str | None) -> tuple[Path, str]:
-    """The path of an exported file and its format.
-
-    Raises:
-        UserError: The file is missing, or has another format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"exported network: no file '{path}'; write one with task=export")
-    chosen = file_format or SUFFIXES.get(path.suffix)
-    if chosen is None:
-        raise UserError(f"exported network: '{path}' has none of the suffixes {', '.join(SUFFIXES)}; rename it")
-    suffix_of(chosen)
-    if chosen != "onnx" and not zipfile.is_zipfile(path):
-        raise UserError(f"exported network: '{path}' is not a {chosen} file, or is truncated: export it again")
-    return path, chosen
-
-
-def _open_onnx(path: Path, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU."""
-    _require("onnxruntime")
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
-
-    options: Any = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
-        raise UserError(f"exported network: '{path}' cannot be read as onnx ({str(error)[:120]})") from error
-
-
 def _run_onnx(session: Any) -> Callable[[Tensor, Tensor], Tensor]:
     def segment(rgb: Tensor, flow: Tensor) -> Tensor:
         feeds = {"rgb": rgb.numpy(), "flow": flow.numpy()}
         return torch.from_numpy(session.run(["logits"], feeds)[0])
 
     return segment
-
-
-def _require(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"export: the package '{package}' is not installed; pip install onnx onnxruntime")
