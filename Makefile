@@ -7,10 +7,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format typecheck clean
+.PHONY: help setup demo test test-project test-all lint format typecheck clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create .venv and install the pinned packages
 
@@ -29,8 +29,11 @@ demo: $(READY)  ## train, test and predict on procedural clips, in minutes on a 
 # Up to four processes; tests of one file share one, since they share expensive fixtures.
 PYTEST := $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test: $(READY)  ## run all tests except the slow ones
-	@$(PYTEST) -m "not slow"
+test: $(READY)  ## test the behaviour, except what is slow
+	@$(PYTEST) --ignore tests/project -m "not slow" --durations=10
+
+test-project: $(READY)  ## test the repository: documents, notebooks, wheel, configuration files, imports
+	@$(PYTEST) tests/project -m "not slow"
 
 test-all: $(READY)  ## run all tests, including the slow ones
 	@$(PYTEST)

@@ -17,6 +17,16 @@ def members(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.endswith("base"))
 
 
+_OTHERS = {"experiment", "sweep", "hydra", "local"}  # chosen with a plus, or not at all
+GROUPS = sorted(
+    {
+        path.parent.relative_to(CONF).as_posix()
+        for path in CONF.glob("*/**/*.yaml")
+        if path.relative_to(CONF).parts[0] not in _OTHERS
+    }
+)
+
+
 def load(group: str, name: str) -> DictConfig:
     """The node of a group that ``<group>=<name>`` composes, a copy, interpolations unresolved."""
     return copy.deepcopy(_load(group, name))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 
 # Read when torch is loaded: waiting threads sleep instead of spinning, which matters where processes outnumber cores.
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import golden
@@ -44,13 +46,20 @@ def original_state(shared: Path) -> dict[str, Tensor]:
     return golden.state_dict(shared / "golden")
 
 
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """The configuration, composed once in a session; do not modify it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
 @pytest.fixture(scope="session")
 def build() -> Callable[..., nn.Module]:
     """Build a part of the configuration with overrides, by default ``model``, without downloading weights."""
 
-    def build(*overrides: str, part: str = "model", pretrained: str = "false", seed: int = 0) -> nn.Module:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("config", overrides=[*overrides, f"backbone.pretrained={pretrained}"])
+    def build(*overrides: str, part: str = "model", pretrained: bool | str = False, seed: int = 0) -> nn.Module:
+        config = composed(*overrides).copy()
+        config.backbone.pretrained = pretrained
         torch.manual_seed(seed)
         return builder.build(config[part], part)
 
@@ -65,3 +74,13 @@ def tiny(build: Callable[..., nn.Module]) -> nn.Module:
         for _ in range(3):
             network.segment(torch.rand(4, 3, 64, 96), torch.randn(4, 2, 64, 96))
     return network.eval()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say last how to have the browser tests, where there is no browser."""
+    yield
+    skipped = [test for test in terminalreporter.stats.get("skipped", []) if "no browser" in str(test.longrepr)]
+    if skipped:
+        remedy = "apt install chromium, or playwright install chromium"
+        terminalreporter.write_line(f"{len(skipped)} browser tests skipped, no Chromium found: {remedy}", yellow=True)

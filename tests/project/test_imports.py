@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "maskvos"
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "maskvos"
 
 # Lowest first. A file may import from its own room and from rooms that stand before it.
 ROOMS = [
