@@ -75,10 +75,13 @@ def _tinted(image: np.ndarray, mask: np.ndarray, colour: Colour, opacity: float)
     """A copy of the image with a colour blended in under the mask."""
     if image.shape[:2] != mask.shape:
         raise ValueError(f"image of size {image.shape[:2]}, but mask of size {mask.shape}")
-    tint = np.empty_like(image)
-    tint[:] = colour
     drawn = image.copy()
-    cv2.copyTo(cv2.addWeighted(image, 1 - opacity, tint, opacity, 0), (mask > 0).astype(np.uint8), drawn)
+    inside = (mask > 0).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(inside)
+    if width:
+        box = np.s_[top : top + height, left : left + width]
+        tint = np.full_like(image[box], colour)
+        cv2.copyTo(cv2.addWeighted(image[box], 1 - opacity, tint, opacity, 0), inside[box], drawn[box])
     return drawn
 
 

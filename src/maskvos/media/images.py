@@ -67,8 +67,10 @@ def encode_image(image: np.ndarray, suffix: str) -> bytes:
         raise ValueError(f"cannot encode an image of shape {image.shape} and type {image.dtype}")
     orders = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     stored = cv2.cvtColor(image, orders[channels]) if channels in orders else image
-    # Level 1 is the fastest; higher levels hardly shrink masks, which consist of long runs.
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    if suffix.lower() == ".png":
+        # OpenCV's default, run lengths, is the fastest for masks and compresses them well; colours need a search.
+        options = [] if channels == 1 else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     done, data = cv2.imencode(suffix, stored, options)
     if not done:
         raise ValueError(f"cannot encode an image of shape {image.shape} as {suffix}")

@@ -306,7 +306,7 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         stream.time_base = self._tick
         stream.codec_context.time_base = self._tick
-        stream.options = {"crf": str(self.crf), "preset": "veryfast"}
+        stream.options = {"crf": str(self.crf), "preset": "superfast"}
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
