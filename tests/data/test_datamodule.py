@@ -207,7 +207,6 @@ def test_augmentation_does_not_depend_on_the_number_of_workers(root: Path) -> No
         data.setup("fit")
         return epoch(data, number)
 
-    cv2.setNumThreads(2)
     in_process, one, two, later = run(0, 0), run(1, 0), run(2, 0), run(0, 1)
     assert list(in_process) == list(one) == list(two)
     assert len(in_process) == 6
@@ -216,6 +215,28 @@ def test_augmentation_does_not_depend_on_the_number_of_workers(root: Path) -> No
         assert torch.equal(sample, two[key])
         assert not torch.equal(sample, later[key])
     assert list(later) != list(in_process)
+
+
+class PaintThreads(A.ImageOnlyTransform):
+    """An image of the number of OpenCV's threads, after an operation that uses all of them."""
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (9, 9), 2)
+        return np.full_like(img, cv2.getNumThreads())
+
+
+def test_workers_use_no_threads_of_opencv_and_leave_those_of_the_main_process(root: Path) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        PaintThreads().apply(np.zeros(1, np.uint8))  # workers must not wait for the threads of this process
+        data = build(root, augment=[PaintThreads(p=1)], num_workers=2)
+        data.setup("fit")
+        rgb = torch.cat([batch["rgb"] for batch in data.train_dataloader()])
+        assert (255 * rgb).round().unique().tolist() == [1]
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 class Probe(pl.LightningModule):

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from maskvos.data.dataset import FrameDataset, collate
 from maskvos.data.transforms import Transform
-from maskvos.environment import cores
+from maskvos.environment import cores, without_opencv_threads
 from maskvos.errors import UserError, nearest
 from maskvos.flow.store import FlowStore
 from maskvos.types import Batch, Video
@@ -333,15 +332,11 @@ class VideoDataModule(pl.LightningDataModule):
     def _loader(self, dataset: FrameDataset, **options: Any) -> DataLoader:
         """A loader with the options that all of them share."""
         options.setdefault("num_workers", self.num_workers)
-        if options["num_workers"] > 0:
-            # A forked worker inherits OpenCV's thread pool without its threads and would wait for them forever. Setting
-            # one thread (not 0, which keeps the pool) shuts the pool down here first.
-            cv2.setNumThreads(1)
         return DataLoader(
             dataset,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_single_threaded,
+            worker_init_fn=without_opencv_threads,
             **options,
         )
 
@@ -369,9 +364,3 @@ def paired_flow(flow: FlowStore, pair: Mapping[str, Any], setting: str) -> FlowS
             f"({setting}=null), or compute flow (flow=dis)"
         )
     return flow.joining(**pair)
-
-
-def _single_threaded(worker: int) -> None:
-    """Limit a loading process to one thread: the processes already occupy the cores."""
-    cv2.setNumThreads(0)  # not 1, which would wait for the threads of a pool inherited by the fork
-    torch.set_num_threads(1)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
+from maskvos.environment import without_opencv_threads
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
 from maskvos.types import Video
@@ -105,7 +105,9 @@ def compute_flows(
         workers = 0 if store.estimator.on_gpu else workers
     chunks = _select(list(_chunks(videos, store)), shard)
     random.Random().shuffle(chunks)
-    loader = DataLoader(_Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
+    loader = DataLoader(
+        _Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=without_opencv_threads
+    )
     begin = time.monotonic()
     columns = (
         TextColumn("{task.description}"),
@@ -191,8 +193,3 @@ class _Jobs(Dataset):
                     raise
                 problems.append(str(error))
         return computed, problems
-
-
-def _one_thread(worker: int) -> None:
-    """Disable OpenCV's threads in a worker. 0, not 1: 1 would destroy a forked thread pool, which deadlocks."""
-    cv2.setNumThreads(0)
