@@ -15,7 +15,7 @@ from maskvos.run import compose, run
 
 pytestmark = pytest.mark.shared
 
-SEQUENCES = ["bmx-trees", "dog"]
+SEQUENCES = ["libby", "dog"]
 QUIET = ["trainer.enable_progress_bar=false", "callbacks.progress=null", "data.num_workers=0"]
 
 
@@ -31,7 +31,7 @@ def root(shared: Path) -> Path:
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DictConfig, dict[str, float]]:
     """A few training steps of the tiny network on the DAVIS-2016 train split."""
     few = ["trainer=smoke", "trainer.max_epochs=1", "trainer.limit_val_batches=2"]
-    tiny = ["backbone=tiny", "model=maskvos_tiny", "data.size=[96,160]"]
+    tiny = ["backbone=tiny", "model=maskvos_tiny", "data.size=[96,160]", "data.batch_size=2"]
     overrides = [f"paths.data={root.parent}", *tiny, *few, *QUIET]
     cfg = compose(overrides, tmp_path_factory.mktemp("real"))
     return cfg, run(cfg)

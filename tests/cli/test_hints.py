@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import pytest
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
@@ -13,10 +16,15 @@ from maskvos.run import compose
 from maskvos.tasks.lightning import build_trainer
 
 
+@cache
+def composed(*overrides: str) -> Any:
+    return OmegaConf.to_container(compose(overrides))
+
+
 def check(*overrides: str) -> None:
     """Check overrides as the entrypoint does."""
     groups = [override for override in overrides if (CONF / override.lstrip("+").partition("=")[0]).is_dir()]
-    check_values(overrides, *(OmegaConf.to_container(compose(chosen)) for chosen in (overrides, groups)))
+    check_values(overrides, composed(*overrides), composed(*groups))
 
 
 def answer(*overrides: str) -> str:

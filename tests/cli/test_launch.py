@@ -9,13 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from maskvos.build import build
 from maskvos.cli.compose import launch_id, run_id
-from maskvos.cli.launch import check_launch
+from maskvos.cli.launch import check_launch, check_nested_launch
 from maskvos.environment import processes
 from maskvos.errors import UserError
 from maskvos.models.state_dict import read_checkpoint
@@ -70,6 +74,18 @@ def test_processes_that_were_started_one_by_one_share_a_folder(monkeypatch: pyte
         monkeypatch.setenv(name, value)
     assert run_id() == "job_17"
     assert processes() == (3, 4)
+
+
+def test_a_sweep_of_jobs_with_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(mode: RunMode, devices: object) -> None:
+        monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=mode))
+        check_nested_launch(OmegaConf.create({"trainer": {"devices": devices}}))
+
+    check(RunMode.RUN, 2)
+    check(RunMode.MULTIRUN, 1)
+    for devices in (2, [0, 1]):
+        with pytest.raises(UserError, match=r"trainer\.devices=1"):
+            check(RunMode.MULTIRUN, devices)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the errors without a GPU")

@@ -194,7 +194,7 @@ def test_folded_network_is_equivalent(build: Callable[..., nn.Module], backbone:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
     with torch.no_grad():
-        network.segment(*inputs(8, 96, 128))
+        network.segment(*inputs(8, 64, 96))
     network.eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     folded = network.fold()
@@ -212,7 +212,7 @@ def test_folded_network_is_equivalent(build: Callable[..., nn.Module], backbone:
 def test_folded_batch_norms_are_equivalent(build: Callable[..., nn.Module], backbone: str) -> None:
     """In float64, because a deep untrained network amplifies rounding."""
     encoder = build(f"backbone={backbone}", part="backbone").double().train()
-    images = torch.randn(4, 3, 96, 128, dtype=torch.float64)
+    images = torch.randn(4, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         encoder(images)
         encoder.eval()
@@ -300,7 +300,7 @@ def trained(build: Callable[..., nn.Module]) -> MaskVOS:
     network = build(*TINY).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
     for step in range(60):
-        rgb, flow, mask = moving_squares(8, seed=step)
+        rgb, flow, mask = moving_squares(4, seed=step)
         loss = F.binary_cross_entropy_with_logits(network.segment(rgb, flow), mask)
         optimiser.zero_grad()
         loss.backward()
@@ -347,9 +347,19 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize("overrides", NETWORKS, ids=" ".join)
-@pytest.mark.parametrize("state", ["eval", "folded", "train"])
-def test_forward_does_not_synchronise(build: Callable[..., nn.Module], overrides: tuple[str, ...], state: str) -> None:
+SWIN, LIGHT = NETWORKS[2], NETWORKS[-1]
+
+
+@pytest.mark.parametrize(
+    ("state", "overrides"),
+    [
+        pytest.param(state, overrides, marks=[] if state == "eval" or overrides == LIGHT else pytest.mark.slow)
+        for state in ("eval", "folded", "train")
+        for overrides in NETWORKS
+    ],
+    ids=lambda part: part if isinstance(part, str) else " ".join(part),
+)
+def test_forward_does_not_synchronise(build: Callable[..., nn.Module], state: str, overrides: tuple[str, ...]) -> None:
     """Detects operations that synchronise with a GPU or copy between devices, without a GPU."""
     network = build(*overrides).train(state == "train")
     if state == "folded":
@@ -360,7 +370,7 @@ def test_forward_does_not_synchronise(build: Callable[..., nn.Module], overrides
     assert logits.device.type == "cuda"
 
 
-@pytest.mark.parametrize("overrides", [NETWORKS[2], NETWORKS[-1]], ids=" ".join)
+@pytest.mark.parametrize("overrides", [pytest.param(SWIN, marks=pytest.mark.slow), LIGHT], ids=" ".join)
 def test_compiles_without_graph_breaks(build: Callable[..., nn.Module], overrides: tuple[str, ...]) -> None:
     """The eager backend needs no compiler."""
     network = build(*overrides).eval().fold()

@@ -113,6 +113,7 @@ def test_settings_of_the_released_trainings_exist(monkeypatch: pytest.MonkeyPatc
     assert (composed[-1].augment, composed[-1].train) == (own.augment, own.train)
 
 
+@pytest.mark.slow
 def test_settings_of_the_ablations_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS / "benchmarks")
     light = importlib.import_module("light")
