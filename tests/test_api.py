@@ -47,6 +47,14 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert seconds < 0.2
 
 
+def test_importing_it_lets_idle_threads_of_openmp_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os, maskvos; print(os.environ['OMP_WAIT_POLICY'])"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert python(code) == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert python(code) == "ACTIVE"  # the user's own setting is kept
+
+
 def test_segmenting_needs_neither_hydra_nor_lightning() -> None:
     code = (
         "import sys, maskvos.api; print([n for n in ('hydra', 'pytorch_lightning', 'matplotlib') if n in sys.modules])"

@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import maskvos
 from maskvos.data.datasets.davis import davis
 from maskvos.errors import UserError
 from maskvos.media.images import read_image
 from maskvos.metrics.functional import jaccard
 from maskvos.metrics.reading import read_truth
 from maskvos.run import compose, run
+from maskvos.synthetic.clips import generate_clip
 from maskvos.synthetic.dataset import synthetic
 from maskvos.types import Video
 from maskvos.weights import bundled
@@ -77,6 +79,17 @@ def test_a_moving_object_is_found_without_naming_a_checkpoint(tmp_path: Path) ->
     assert metrics["predict/frames_per_second"] > 0
     assert region(video, tmp_path / "out") > 0.7
     assert segment(video.frames[0].image.parent, tmp_path / "out")["predict/skipped"] == 1
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_the_bundled_onnx_file_has_the_same_weights(backend: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    clip = generate_clip((5,), 4, (224, 384)).rgb
+    masks = [maskvos.load(device="cpu", backend=chosen)(clip) > 0.5 for chosen in ("torch", backend)]
+    assert masks[0].any()
+    assert (masks[0] == masks[1]).mean() > 0.999
+    assert maskvos.load(device="cpu").engine.digest == maskvos.load(backend="onnx").engine.digest  # what auto takes
 
 
 @pytest.mark.slow
