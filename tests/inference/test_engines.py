@@ -15,6 +15,7 @@ from maskvos.inference.engines import Engine, OnnxEngine, OpenVINOEngine
 from maskvos.inference.torch_engine import TorchEngine, TorchFileEngine, digest, resolve_device
 from maskvos.models.network import MaskVOS
 from maskvos.weights.export import export
+from maskvos.weights.exported import suffix_of
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -31,18 +32,24 @@ def expected(network: MaskVOS, inputs: Arrays, motion: np.ndarray | None = None)
         return network.segment(rgb, flow, None if motion is None else torch.from_numpy(motion)).numpy()
 
 
+@pytest.fixture(scope="module")
+def files(tiny: MaskVOS, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The network as exported files, by format."""
+    pytest.importorskip("onnx")
+    place = tmp_path_factory.mktemp("files")
+    return {name: export(tiny, place / f"network{suffix_of(name)}", name) for name in ("onnx", "torchscript")}
+
+
 @pytest.fixture(params=["torch", "onnx", "openvino", "torchscript"])
-def engine(request: pytest.FixtureRequest, tiny: MaskVOS, tmp_path: Path) -> Engine:
+def engine(request: pytest.FixtureRequest, tiny: MaskVOS, files: dict[str, Path]) -> Engine:
     """The contract tests run for every engine."""
     if request.param == "torch":
         return TorchEngine(tiny)
-    pytest.importorskip("onnxruntime")
     if request.param == "torchscript":
-        return TorchFileEngine(export(tiny, tmp_path / "network.ts", "torchscript"), "torchscript")
+        return TorchFileEngine(files["torchscript"], "torchscript")
     if request.param == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
-    made = {"onnx": OnnxEngine, "openvino": OpenVINOEngine}[request.param]
-    return made(export(tiny, tmp_path / "network.onnx"))
+    return {"onnx": OnnxEngine, "openvino": OpenVINOEngine}[request.param](files["onnx"])
 
 
 def test_every_engine_gives_the_network_s_logits(engine: Engine, tiny: MaskVOS, inputs: Arrays) -> None:
@@ -64,13 +71,10 @@ def test_every_engine_may_be_called_by_its_number_of_workers(engine: Engine, inp
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
-def test_still_images_need_the_torch_engine(tiny: MaskVOS, tmp_path: Path, inputs: Arrays) -> None:
+def test_still_images_need_the_torch_engine(tiny: MaskVOS, files: dict[str, Path], inputs: Arrays) -> None:
     still = np.zeros(2, bool)
     np.testing.assert_allclose(TorchEngine(tiny)(*inputs, still), expected(tiny, inputs, still), atol=1e-4, rtol=0)
-    for exported in (
-        TorchFileEngine(export(tiny, tmp_path / "network.ts", "torchscript"), "torchscript"),
-        OnnxEngine(export(tiny, tmp_path / "network.onnx")),
-    ):
+    for exported in (TorchFileEngine(files["torchscript"], "torchscript"), OnnxEngine(files["onnx"])):
         with pytest.raises(UserError, match="backend=torch"):
             exported(*inputs, still)
 
