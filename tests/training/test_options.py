@@ -182,13 +182,8 @@ def scene() -> Batch:
     }
 
 
-SLOW = {"marks": pytest.mark.slow}
-
-
-@pytest.mark.parametrize(
-    ("name", "rate", "steps"),
-    [("tiny", 1e-2, 80), pytest.param("resnet", 2e-3, 200, **SLOW), pytest.param("swin", 2e-3, 200, **SLOW)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rate", "steps"), [("tiny", 1e-2, 80), ("resnet", 2e-3, 200), ("swin", 2e-3, 200)])
 def test_overfits_one_batch(name: str, rate: float, steps: int) -> None:
     module, batch = system(BACKBONES[name]), scene()
     for part in module.modules():
