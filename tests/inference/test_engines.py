@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +71,20 @@ def test_every_engine_may_be_called_by_its_number_of_workers(engine: Engine, inp
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
+
+
+def test_signals_are_handled_after_openvino_is_released(files: dict[str, Path]) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    code = f"""
+import os, signal
+from maskvos.inference.engines import OpenVINOEngine
+engines = [OpenVINOEngine({str(files["onnx"])!r}) for _ in range(2)]
+while engines:
+    del engines[0]
+signal.signal(signal.SIGUSR1, lambda *given: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"handled\n"
 
 
 def test_still_images_need_the_torch_engine(tiny: MaskVOS, files: dict[str, Path], inputs: Arrays) -> None:

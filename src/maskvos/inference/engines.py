@@ -9,7 +9,7 @@ import ctypes.util
 import hashlib
 import sys
 import threading
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,8 +106,6 @@ class OpenVINOEngine:
 
     def __init__(self, path: str | Path, precision: str = "32-true", threads: int = 1) -> None:
         require("openvino")
-        import openvino
-
         self.path, _ = identify(path, "onnx")
         self.precision = precision
         self.digest = file_digest(self.path)
@@ -118,7 +116,7 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": {None: "f32", "bfloat16": "bf16", "float16": "f16"}[PRECISIONS[precision]],
         }
         try:
-            self._compiled = openvino.Core().compile_model(str(self.path), "CPU", settings)
+            self._compiled = _openvino().compile_model(str(self.path), "CPU", settings)
         except RuntimeError as error:
             raise UserError(f"exported network: '{path}' cannot be read by OpenVINO ({str(error)[:120]})") from error
         self._requests = threading.local()
@@ -143,6 +141,14 @@ class OpenVINOEngine:
     @cached_property
     def _alone(self) -> OpenVINOEngine:
         return OpenVINOEngine(self.path, self.precision, cores())
+
+
+@cache
+def _openvino() -> Any:
+    """OpenVINO's Core. Of two, released in the order of creation, a stack for signals remains that no longer exists."""
+    import openvino
+
+    return openvino.Core()
 
 
 def check_motion(motion: np.ndarray | None) -> None:
