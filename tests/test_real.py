@@ -47,6 +47,7 @@ def test_trains_on_the_train_split(trained) -> None:
     assert 0 < trained[1]["train/loss"] < 2
 
 
+@pytest.mark.slow
 def test_tests_at_native_resolution_with_the_davis_protocol(trained, tmp_path: Path) -> None:
     metrics = run(with_checkpoint(trained, tmp_path, "task=test", f"+data.test.sequences=[{SEQUENCES[0]}]"))
     rows = (tmp_path / "test" / "frames.csv").read_text().splitlines()

@@ -66,7 +66,7 @@ def naive_boundary_f(prediction, truth, tolerance):
 
 
 @given(mask_pairs(), st.sampled_from([0.0, 0.008, 0.05, 0.2, 1, 2, 3, 9, 70]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_a_naive_implementation(pair, tolerance):
     prediction, truth = pair
     union = (prediction | truth).sum()

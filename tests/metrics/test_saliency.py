@@ -91,7 +91,7 @@ def naive_s(values, truth, offset):
 
 
 @given(pairs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_equals_a_naive_implementation(pair):
     levels, truth = pair
     values = levels / 255
@@ -110,7 +110,7 @@ def test_equals_a_naive_implementation(pair):
 
 
 @given(pairs(), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_equals_pysodmetrics(pair, minmax):
     package = pytest.importorskip("py_sod_metrics")
     levels, truth = pair

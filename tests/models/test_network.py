@@ -185,7 +185,7 @@ def test_a_query_with_an_empty_mask_attends_everywhere() -> None:
     assert mask[0].tolist() == [[True, False], [True, True], [False, True]]
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "swin_t", "resnet18"])
+@pytest.mark.parametrize("backbone", ["tiny", pytest.param("swin_t", marks=pytest.mark.slow), "resnet18"])
 def test_folded_network_is_equivalent(build: Callable[..., nn.Module], backbone: str) -> None:
     network = build("model=maskvos_light", f"backbone={backbone}").train()
     for module in network.modules():
@@ -296,10 +296,10 @@ def moving_squares(batch: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def trained(build: Callable[..., nn.Module]) -> MaskVOS:
-    """A network trained for 60 steps on moving squares."""
+    """A network trained for 70 steps on moving squares."""
     network = build(*TINY).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for step in range(60):
+    for step in range(70):
         rgb, flow, mask = moving_squares(4, seed=step)
         loss = F.binary_cross_entropy_with_logits(network.segment(rgb, flow), mask)
         optimiser.zero_grad()
@@ -370,7 +370,11 @@ def test_forward_does_not_synchronise(build: Callable[..., nn.Module], state: st
     assert logits.device.type == "cuda"
 
 
-@pytest.mark.parametrize("overrides", [pytest.param(SWIN, marks=pytest.mark.slow), LIGHT], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides",
+    [NETWORKS[0], *(pytest.param(network, marks=pytest.mark.slow) for network in (SWIN, LIGHT))],
+    ids=" ".join,
+)
 def test_compiles_without_graph_breaks(build: Callable[..., nn.Module], overrides: tuple[str, ...]) -> None:
     """The eager backend needs no compiler."""
     network = build(*overrides).eval().fold()

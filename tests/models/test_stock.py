@@ -26,7 +26,7 @@ def stock() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("size", [(128, 128), (100, 131)])
+@pytest.mark.parametrize("size", [pytest.param((128, 128), marks=pytest.mark.slow), (100, 131)])
 def test_stock_network_is_equivalent(
     stock: ModuleType, original_state: dict[str, Tensor], size: tuple[int, int]
 ) -> None:
@@ -46,6 +46,7 @@ def multiply_adds(network: torch.nn.Module) -> float:
     return counter.get_total_flops() / 2e9
 
 
+@pytest.mark.slow
 def test_multiply_adds(stock: ModuleType) -> None:
     """The original has 105.05e9; counters differ in operations other than products and convolutions."""
     network = original_network().eval().requires_grad_(False).to("meta")
@@ -54,6 +55,7 @@ def test_multiply_adds(stock: ModuleType) -> None:
     assert multiply_adds(network) < 0.97 * baseline
 
 
+@pytest.mark.slow
 def test_less_memory_than_stock(stock: ModuleType) -> None:
     network = original_network().eval().requires_grad_(False)
     baseline = stock.Stock(network).eval()

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from maskvos.media.images import read_image
 from maskvos.media.video import VideoWriter, read_video
 from maskvos.run import compose, run
 from maskvos.tasks.lightning import build_trainer
+from maskvos.weights.exported import suffix_of
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,19 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DictC
     return cfg, run(cfg)
 
 
+@pytest.fixture(scope="session")
+def export(trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Export the trained network in a format, once."""
+
+    @cache
+    def export(file_format: str) -> Path:
+        file = tmp_path_factory.mktemp("exported") / f"network{suffix_of(file_format)}"
+        run(compose(["task=export", f"ckpt_path={checkpoint(trained[0])}", f"format={file_format}", f"output={file}"]))
+        return file
+
+    return export
+
+
 def checkpoint(cfg: DictConfig, name: str = "best") -> Path:
     return Path(cfg.paths.run) / "checkpoints" / f"{name}.ckpt"
 
@@ -47,9 +63,6 @@ def checkpoint(cfg: DictConfig, name: str = "best") -> Path:
 CLIPS = ["data.train.clips=2", "data.train.frames=4", "data.val.clips=1", "data.val.frames=4"]
 CLIPS += ["data.test.clips=2", "data.test.frames=4"]
 SMALL = [*CLIPS, "data.size=[64,96]", "data.batch_size=2", "data.num_workers=0"]
-
-
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
 
 
 def smoke(data: Path, folder: Path, *overrides: str) -> DictConfig:
@@ -139,12 +152,10 @@ def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "torchscript"])
-def test_an_exported_network_predicts_the_same(trained, data: Path, tmp_path: Path, file_format: str) -> None:
+def test_an_exported_network_predicts_the_same(trained, export, data: Path, tmp_path: Path, file_format: str) -> None:
     frames = build(smoke(data, tmp_path).data.test)()[0].frames[0].image.parent
-    weights, file = checkpoint(trained[0]), tmp_path / f"network{SUFFIXES[file_format]}"
-    run(smoke(data, tmp_path, "task=export", f"ckpt_path={weights}", f"format={file_format}", f"output={file}"))
     soft = {}
-    for backend, source in (("torch", weights), (file_format, file)):
+    for backend, source in (("torch", checkpoint(trained[0])), (file_format, export(file_format))):
         out = tmp_path / backend
         given = [f"backend={backend}", f"ckpt_path={source}", f"input={frames}", f"output={out}", "writer.kinds=[soft]"]
         run(smoke(data, tmp_path / "run", "task=predict", *given))
@@ -262,10 +273,8 @@ def test_predict_and_the_api_write_the_same(trained, data: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
-def test_an_exported_file_carries_its_inference_settings(trained, data: Path, tmp_path: Path, file_format: str) -> None:
-    file = tmp_path / f"network{SUFFIXES[file_format]}"
-    run(compose(["task=export", f"ckpt_path={checkpoint(trained[0])}", f"format={file_format}", f"output={file}"]))
-    model = maskvos.load(file)
+def test_an_exported_file_carries_its_inference_settings(trained, export, file_format: str) -> None:
+    model = maskvos.load(export(file_format))
     assert model.size == tuple(trained[0].data.size)
     frames = np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
     expected = maskvos.load(checkpoint(trained[0]), device="cpu")(frames)
