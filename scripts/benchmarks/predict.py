@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def stages(model: Segmenter, video: Video, output: Path, frames: int = 20) -> di
         while (frame := advance()) is not None and count < frames:
             flow = timed("flow", frame.flow)()
             begin = time.perf_counter(), spent["network"]
-            prepared = model._prepare(frame.__class__(**{**frame.__dict__, "flow": lambda flow=flow: flow}))
+            prepared = model._prepare(replace(frame, flow=lambda flow=flow: flow))
             (segmented,) = model._segment([prepared], timed("network", engine))  # type: ignore[arg-type]
             spent["resize"] += time.perf_counter() - begin[0] - (spent["network"] - begin[1])
             if count == 0:

@@ -23,7 +23,7 @@ from maskvos.inference.engines import (
     OnnxEngine,
     OpenVINOEngine,
     check_precision,
-    may_have_gpu,
+    has_gpu,
 )
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentedFrame", "Segmenter", "evaluate", "load", "segment"]
 
+DEVICES = ("auto", "cpu", "cuda", "gpu", "mps")
 BACKENDS = ("auto", "torch", "onnx", "openvino", "torchscript", "pt2")
 
 
@@ -68,7 +69,8 @@ def load(
         threshold: Probability above which a pixel belongs to the object.
         trust: Packages besides maskvos whose classes the checkpoint's configuration may build.
         config: Use these settings instead of those in the file.
-        batch_size: Frames per forward pass for videos on disk; None: as the file says.
+        batch_size: Frames per forward pass for videos on disk in PyTorch, None: as the file says; the other engines
+            take single frames, several at the same time.
 
     Returns:
         The segmenter.
@@ -83,6 +85,8 @@ def load(
     """
     if backend not in BACKENDS:
         raise UserError(f"backend={backend}: unknown; {nearest(backend, BACKENDS)}")
+    if device.partition(":")[0] not in DEVICES:
+        raise UserError(f"device={device}: unknown; {nearest(device, DEVICES)}")
     check_precision(precision)
     path = find_checkpoint(str(weights), setting="weights")
     chosen = _backend(path, backend, device, precision)
@@ -117,7 +121,7 @@ def _backend(path: Path, backend: str, device: str, precision: str) -> str:
     suffix = SUFFIXES.get(path.suffix)
     if backend == "auto":
         fits = bundled.exported(path) is not None and PRECISIONS[precision] is None
-        on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
+        on_cpu = device == "cpu" or (device == "auto" and not has_gpu())
         return suffix or ("onnx" if fits and on_cpu and find_spec("onnxruntime") else "torch")
     if backend == "torch" and suffix is not None:
         raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
@@ -134,11 +138,8 @@ def _engine(exported: Path, path: Path, backend: str, device: str, precision: st
         return OnnxEngine(exported)
     if backend == "openvino":
         return OpenVINOEngine(exported, precision)
-    from maskvos.inference.torch_engine import (
-        TorchEngine,
-        TorchFileEngine,
-        resolve_device,
-    )  # exported ones need no torch
+    # Imported here, because the engines above need no torch.
+    from maskvos.inference.torch_engine import TorchEngine, TorchFileEngine, resolve_device
     from maskvos.weights.checkpoint import load_network
 
     if backend != "torch":

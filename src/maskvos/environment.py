@@ -10,17 +10,10 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
-
 
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def without_opencv_threads(worker: int) -> None:
-    """Disable OpenCV's threads in a worker of a data loader: the workers occupy the cores; PyTorch limits itself."""
-    cv2.setNumThreads(0)  # not 1, which would wait for the threads of a pool that the fork did not copy
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

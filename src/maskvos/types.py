@@ -105,7 +105,6 @@ class Sample(TypedDict, total=False):
         video: Name of the sequence.
         frame: Name of the frame within it.
         size: (H0, W0).
-        time: Seconds after the first frame; streams only.
         truth: (H0, W0) bool, or None.
         image: (H0, W0, 3) uint8 RGB.
     """
@@ -118,7 +117,6 @@ class Sample(TypedDict, total=False):
     video: str
     frame: str
     size: tuple[int, int]
-    time: float
     truth: np.ndarray | None
     image: np.ndarray
 
@@ -135,9 +133,8 @@ class Batch(TypedDict, total=False):
         video: Sequence names.
         frame: Frame names.
         size: Original sizes (H0, W0).
-        time: Seconds after the first frame; streams only.
         truth: Ground truth at the original size, (H0, W0) bool, or None; validation and test only.
-        image: Original frames, (H0, W0, 3) uint8 RGB; validation, test and streams only.
+        image: Original frames, (H0, W0, 3) uint8 RGB; validation and test only.
     """
 
     rgb: Tensor
@@ -148,6 +145,5 @@ class Batch(TypedDict, total=False):
     video: list[str]
     frame: list[str]
     size: list[tuple[int, int]]
-    time: list[float]
     truth: list[np.ndarray | None]
     image: list[np.ndarray]

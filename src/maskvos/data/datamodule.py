@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from maskvos.data.dataset import FrameDataset, collate
 from maskvos.data.transforms import Transform
-from maskvos.environment import cores, without_opencv_threads
+from maskvos.environment import cores
 from maskvos.errors import UserError, nearest
 from maskvos.flow.store import FlowStore
+from maskvos.media.images import without_opencv_threads
 from maskvos.types import Batch, Video
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
-from maskvos.environment import without_opencv_threads
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
+from maskvos.media.images import without_opencv_threads
 from maskvos.types import Video
 
 # Frames per chunk: neighbouring frames share decoded images and one call to the estimator.

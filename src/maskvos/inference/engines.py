@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes.util
 import hashlib
+import importlib.util
 import sys
 import threading
 from functools import cache, cached_property
@@ -145,7 +146,11 @@ class OpenVINOEngine:
 
 @cache
 def _openvino() -> Any:
-    """OpenVINO's Core. Of two, released in the order of creation, a stack for signals remains that no longer exists."""
+    """The only OpenVINO Core of the process.
+
+    Each Core replaces the stack on which signals are handled, and restores on release what it found. Of two, released
+    in the order of creation, the second restores the first's, which is gone: the next signal would crash Python.
+    """
     import openvino
 
     return openvino.Core()
@@ -172,10 +177,15 @@ def check_precision(precision: str | int) -> str:
     return str(precision)
 
 
-def may_have_gpu() -> bool:
-    """Whether a driver of a GPU is installed that PyTorch can use; False spares the seconds that importing it takes."""
+def has_gpu() -> bool:
+    """Whether PyTorch is installed and finds a GPU; it is imported only where a driver is, since that takes seconds."""
     drivers = ("cuda", "nvcuda", "amdhip64")
-    return sys.platform == "darwin" or any(ctypes.util.find_library(name) is not None for name in drivers)
+    driver = sys.platform == "darwin" or any(ctypes.util.find_library(name) is not None for name in drivers)
+    if not driver or importlib.util.find_spec("torch") is None:
+        return False
+    from maskvos.inference.torch_engine import resolve_device
+
+    return resolve_device("auto").type != "cpu"
 
 
 def file_digest(path: Path) -> str:
