@@ -39,7 +39,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
     output = cfg.output or Path(cfg.paths.run) / "predictions"
     writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
     rank, count = processes()
-    write_predictions(segmenter, videos[rank::count], writer, cfg.trainer.enable_progress_bar)
-    print(writer.summary())
+    try:
+        write_predictions(segmenter, videos[rank::count], writer, cfg.trainer.enable_progress_bar)
+    finally:
+        if writer.finished or writer.skipped:
+            print(writer.summary())
     metrics: dict[str, float] = writer.metrics()
     return metrics
