@@ -25,7 +25,7 @@ class TrainingOptions:
         backbone_factor: Learning rate of the encoders relative to the rest; at 0 only the statistics of their batch
             norms change.
         layer_decay: Layer-wise learning-rate decay of the encoders, in (0, 1]; 1: none.
-        freeze_layers: Number of layers (`Backbone.layer_ids`) of the pretrained encoders, counted from the input, that
+        freeze_layers: Number of layers (`Backbone.layer_ids`) of the appearance encoder, counted from the input, that
             are not trained, batch norms included.
         freeze_norms: Batch norms whose statistics and weights are frozen: ``none``, those of the ``encoders``, or
             ``all``. Layer norms have no statistics and are always trained.
@@ -94,22 +94,20 @@ class TrainingOptions:
                 part.compile(mode=self.compile)
 
     def _freeze_layers(self, network: nn.Module) -> list[_BatchNorm]:
-        """Freeze the lower layers of the pretrained encoders; returns their batch norms."""
-        norms = []
-        for part in network.modules():
-            if not isinstance(part, Backbone) or not part.pretrained or not self.freeze_layers:
-                continue
-            layers = part.layer_ids()
-            if not layers:
-                raise UserError(
-                    f"train.freeze_layers={self.freeze_layers}: {type(part).__name__} does not number its layers; set "
-                    "it to 0 or choose another backbone"
-                )
-            for name, parameter in part.named_parameters():
-                if layers[name] < self.freeze_layers:
-                    parameter.requires_grad_(False)
-            norms += [norm for norm in batch_norms(part) if not norm.weight.requires_grad]
-        return norms
+        """Freeze the lower layers of the appearance encoder; returns their batch norms."""
+        encoder = getattr(network, "rgb_encoder", None)
+        if not self.freeze_layers or not isinstance(encoder, Backbone):
+            return []
+        layers = encoder.layer_ids()
+        if not layers:
+            raise UserError(
+                f"train.freeze_layers={self.freeze_layers}: {type(encoder).__name__} does not number its layers; set "
+                "it to 0 or choose another backbone"
+            )
+        for name, parameter in encoder.named_parameters():
+            if layers[name] < self.freeze_layers:
+                parameter.requires_grad_(False)
+        return [norm for norm in batch_norms(encoder) if not norm.weight.requires_grad]
 
     def _frozen_norms(self, network: nn.Module) -> list[nn.Module]:
         if self.freeze_norms == "none":
