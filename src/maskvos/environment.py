@@ -59,3 +59,16 @@ def processes() -> tuple[int, int]:
         if rank in os.environ:
             return int(os.environ[rank]), int(os.environ.get(count, 1))
     return 0, 1
+
+
+def init_worker(worker: int) -> None:
+    """Prepare a worker of a data loader: no threads of OpenCV, and no signals to its process group.
+
+    The workers occupy the cores already (PyTorch limits its own threads). Ctrl-C and what clusters send to the process
+    group are for the main process, which stops at a sound place; a worker that dies before would stop it elsewhere.
+    """
+    import cv2  # imported here, because asking for versions should not load it
+
+    cv2.setNumThreads(0)  # not 1, which would wait for the threads of a pool that the fork did not copy
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)

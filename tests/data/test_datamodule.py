@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 import fakes
 from maskvos.data.datamodule import EpochSampler, EvalSampler, VideoDataModule
 from maskvos.data.datasets.davis import davis
 from maskvos.data.transforms import HorizontalFlip
+from maskvos.environment import init_worker
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
@@ -323,3 +326,12 @@ def test_without_weights_every_sample_is_drawn_once() -> None:
 def test_sampling_does_not_open_files_or_grow() -> None:
     sampler = EpochSampler(["a"] * 100_000, samples_per_epoch=10)
     assert np.unique([index for _, index in sampler]).size == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgid"), reason="this system has no process groups")
+def test_workers_are_in_process_groups_of_their_own() -> None:
+    # Signals to the group, such as Ctrl-C, are for the main process.
+    loader = DataLoader(range(2), num_workers=2, worker_init_fn=init_worker, collate_fn=lambda _: os.getpgid(0))
+    groups = list(loader)
+    assert os.getpgid(0) not in groups
+    assert len(set(groups)) == 2

@@ -91,7 +91,8 @@ class Interrupt(Callback):
     [
         pytest.param("on_train_epoch_start", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("on_after_backward", signal.SIGINT, marks=pytest.mark.slow),
-        ("on_train_batch_end", signal.SIGTERM),
+        ("on_after_backward", signal.SIGTERM),
+        pytest.param("on_train_batch_end", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("on_validation_batch_end", signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
@@ -99,11 +100,42 @@ def test_an_interrupted_training_resumes_exactly(
     whole: Path, data: Path, tmp_path: Path, hook: str, number: int
 ) -> None:
     stop = [f"_target_={__name__}.Interrupt", f"hook={hook}", f"number={int(number)}"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as caught:
         run(small(data, tmp_path / "cut", *(f"+callbacks.stop.{option}" for option in stop)))
+    assert number == signal.SIGINT or caught.value.code == 143
     assert load(tmp_path / "cut")["global_step"] < STEPS
     run(small(data, tmp_path / "rest", "ckpt_path=last", "name=."))
     assert_resumes_as(whole, tmp_path / "rest")
+
+
+class Disturb(Callback):
+    """Makes the second batch of the second epoch fail within its step, or its loss NaN."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if self.how == "nan" and trainer.global_step == 5:
+            batch["rgb"].fill_(torch.nan)
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
+        if self.how == "fail" and trainer.fit_loop.epoch_loop.batch_idx == 1 and trainer.current_epoch == 1:
+            raise RuntimeError("DataLoader worker is killed")
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [("fail", RuntimeError, "worker is killed"), ("nan", UserError, r"not finite since step 6.*ckpt_path=last")],
+)
+def test_no_checkpoint_within_a_step_or_after_a_loss_of_nan(
+    data: Path, tmp_path: Path, how: str, error: type[Exception], message: str
+) -> None:
+    disturb = [f"+callbacks.disturb._target_={__name__}.Disturb", f"+callbacks.disturb.how={how}"]
+    with pytest.raises(error, match=message):
+        run(small(data, tmp_path / "run", *disturb, "callbacks.last.every_n_steps=1", "trainer.log_every_n_steps=50"))
+    saved = load(tmp_path / "run")
+    assert saved["global_step"] == 5
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 class Copy(Callback):

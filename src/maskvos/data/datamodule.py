@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from maskvos.data.dataset import FrameDataset, collate
 from maskvos.data.transforms import Transform
-from maskvos.environment import cores
+from maskvos.environment import cores, init_worker
 from maskvos.errors import UserError, nearest
 from maskvos.flow.store import FlowStore
-from maskvos.media.images import without_opencv_threads
 from maskvos.types import Batch, Video
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -337,7 +336,7 @@ class VideoDataModule(pl.LightningDataModule):
             dataset,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=without_opencv_threads,
+            worker_init_fn=init_worker,
             **options,
         )
 

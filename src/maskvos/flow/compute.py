@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
+from maskvos.environment import init_worker
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
-from maskvos.media.images import without_opencv_threads
 from maskvos.types import Video
 
 # Frames per chunk: neighbouring frames share decoded images and one call to the estimator.
@@ -105,9 +105,7 @@ def compute_flows(
         workers = 0 if store.estimator.on_gpu else workers
     chunks = _select(list(_chunks(videos, store)), shard)
     random.Random().shuffle(chunks)
-    loader = DataLoader(
-        _Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=without_opencv_threads
-    )
+    loader = DataLoader(_Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     begin = time.monotonic()
     columns = (
         TextColumn("{task.description}"),

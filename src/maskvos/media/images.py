@@ -141,8 +141,3 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return image
     downscale = image.shape[0] >= height and image.shape[1] >= width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if downscale else cv2.INTER_LINEAR)
-
-
-def without_opencv_threads(worker: int) -> None:
-    """Disable OpenCV's threads in a worker of a data loader: the workers occupy the cores; PyTorch limits itself."""
-    cv2.setNumThreads(0)  # not 1, which would wait for the threads of a pool that the fork did not copy

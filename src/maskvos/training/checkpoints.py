@@ -1,21 +1,72 @@
-"""Checkpoint callbacks: the best by a validation score, and the last, also when training is interrupted."""
+"""Checkpoint callbacks: the best and the last, also when training is interrupted, and none after a loss of NaN."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
 from maskvos.errors import UserError, nearest
 from maskvos.training.resume import LAST
+
+log = logging.getLogger(__name__)
+
+
+class NotFiniteError(UserError):
+    """The loss is not finite: the weights cannot be used any more."""
+
+
+class FiniteLoss(Callback):
+    """Ends the training when the loss is not finite, before such weights are saved.
+
+    The loss is looked at every ``trainer.log_every_n_steps`` steps and before every checkpoint, since looking at it
+    makes a GPU wait.
+    """
+
+    def __init__(self) -> None:
+        self._first: Tensor | None = None  # the first step with such a loss, or -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step, and look if due.
+
+        Raises:
+            NotFiniteError: The loss was not finite.
+        """
+        loss = outputs["loss"].detach()
+        first = torch.full_like(loss, -1) if self._first is None else self._first
+        self._first = torch.where((first < 0) & ~loss.isfinite(), torch.full_like(first, trainer.global_step), first)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every > 0 and trainer.global_step % every == 0:
+            self._check()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Refuse to save weights after such a loss.
+
+        Raises:
+            NotFiniteError: The loss was not finite.
+        """
+        self._check()
+
+    def _check(self) -> None:
+        if self._first is not None and (step := int(self._first)) >= 0:
+            raise NotFiniteError(
+                f"the loss is not finite since step {step}; the last checkpoint is older and sound: resume from it "
+                "(ckpt_path=last) with trainer.precision=32-true or trainer.gradient_clip_val=1, or start again with a "
+                "smaller optim.lr"
+            )
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -53,7 +104,8 @@ class LastCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` after every epoch, on interruption, and optionally within epochs.
 
     Ctrl-C takes effect at the end of the current step, so that the training can be resumed exactly; a second Ctrl-C
-    takes effect immediately.
+    takes effect immediately, and saves nothing. SIGTERM, which clusters send, is handled in the same way, with exit
+    status 143; in trainings of several processes Lightning handles it.
 
     Args:
         dirpath: Folder of the checkpoints.
@@ -73,20 +125,28 @@ class LastCheckpoint(Checkpoint):
         self.every_minutes = every_minutes
         self._saved = self._step = 0
         self._time = time.monotonic()
-        self._within_step = self._interrupted = False
+        self._within_step = False
+        self._signal: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reset the intervals, and handle Ctrl-C until Lightning restores its signal handlers."""
+        """Reset the intervals, and handle signals until Lightning restores its handlers."""
         self._saved = self._step = trainer.global_step
         self._time = time.monotonic()
-        self._interrupted = False
+        self._signal = None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._interrupt)
+            if trainer.world_size == 1:
+                signal.signal(signal.SIGTERM, self._interrupt)
 
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._interrupted or not self._within_step:
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        again, self._signal = self._signal is not None, number
+        if again or not self._within_step:
+            self._stop(number)
+
+    def _stop(self, number: int) -> NoReturn:
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._interrupted = True
+        raise SystemExit(128 + number)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -99,8 +159,8 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save if due, except during gradient accumulation and before the end of the epoch, which saves itself."""
         self._within_step = False
-        if self._interrupted:
-            raise KeyboardInterrupt
+        if self._signal is not None:
+            self._stop(self._signal)
         if trainer.global_step == self._step or trainer.is_last_batch:
             return
         self._step = trainer.global_step
@@ -116,8 +176,12 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save an interrupted training if it has advanced since the last checkpoint."""
-        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > self._saved:
+        """Save an interrupted training if it has advanced since the last checkpoint, unless within a step."""
+        if trainer.state.fn != TrainerFn.FITTING or isinstance(exception, NotFiniteError):
+            return
+        if self._within_step:
+            log.warning("stopped within step %d: nothing saved since step %d", trainer.global_step + 1, self._saved)
+        elif trainer.global_step > self._saved:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
