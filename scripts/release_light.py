@@ -1,28 +1,35 @@
-"""Reproduce the bundled weights: six trainings from scratch, each initialised with the weights of the previous one.
+"""Reproduce the bundled weights: eight trainings, each initialised with the weights of the previous one.
 
-    python scripts/release_light.py --data <folder with DAVIS/> --output release     # about six hours on two cores
-    python scripts/release_light.py --data ... --output ... trainer.precision=32-true      # any override
+    python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --output release
+    python scripts/release_light.py ... trainer.precision=32-true      # any override
 
-To resume, run the command again: finished trainings are skipped, and an interrupted one resumes from its checkpoint.
-Clips and flow take about 50 GB. The released weights were trained like this, except that the third training was stopped
-at step 4,869 of 5,400.
+The data folder holds ``DAVIS`` (see compact_davis.py) and ``images`` (see conf/data/davis_pictures.yaml). The first six
+trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and two more
+follow with animated pictures. To resume, run the command again: finished trainings are skipped, and an interrupted one
+resumes from its checkpoint. About eight hours on two cores. The released weights were trained like this, except that
+the third training was stopped at step 4,869 of 5,400.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from maskvos import __version__
+from maskvos.environment import git_commit
 from maskvos.errors import UserError
-from maskvos.models.state_dict import read_checkpoint
+from maskvos.models.state_dict import read_checkpoint, tensors_of
+from maskvos.weights import bundled
 from maskvos.weights.checkpoint import load_network
 from maskvos.weights.config import InferenceConfig, read_config
 from maskvos.weights.export import export
-from train_light import write_weights
 
-# The experiment `light` itself has the settings of the last training.
 _FIRST = ["data.paste=0.3", "data.flow_pairs=null"]
 _EMA = "train.ema=0.999"
 _MANY_CLIPS = "data.train.parts.1.clips=2400"
@@ -40,7 +47,7 @@ def _validate_every(steps: int) -> str:
     return f"++trainer.val_check_interval={steps}"
 
 
-TRAININGS = {
+SCRATCH = {
     "1": ["data.scales=[0.75]", "optim.lr=1e-3", "trainer.max_steps=5200", *_FIRST, *_WEAK_JITTER],
     "2": ["data.scales=null", "optim.lr=3e-4", "trainer.max_steps=1300", _validate_every(400), *_FIRST, *_WEAK_JITTER],
     "3": ["optim.lr=6e-4", "trainer.max_steps=5400", _validate_every(1000), _MANY_CLIPS, _EMA, "data.flow_pairs=null"],
@@ -49,35 +56,74 @@ TRAININGS = {
     # The hyperparameters are fixed: train on all sequences, with none held out for validation.
     "6": ["optim.lr=5e-4", "trainer.max_steps=3000", _MANY_CLIPS, "data.train.parts.0.hold_out=[]", *_NO_VALIDATION],
 }
+"""Trainings from random weights (experiment=light_scratch): number to overrides."""
+
+_FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channels_last=true"]
+_ALL_SEQUENCES = ["data.train.parts.0.hold_out=[]", "trainer.limit_val_batches=0", "callbacks.best=null", "seed=1"]
+PICTURES = {
+    "7": ["data.size=[160,288]", "optim.lr=6e-4", "trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)],
+    "8": ["trainer.max_steps=1100", "train.ema=0.998", *_ALL_SEQUENCES],
+}
+"""Trainings with the pretrained encoder (experiment=light): number to overrides."""
+TRAININGS = {**SCRATCH, **PICTURES}
 
 
 def command(number: str, options: argparse.Namespace) -> list[str]:
     """The overrides of one training."""
     run = options.output / number
-    settings = [
-        *("+experiment=light", f"paths.data={options.data}", f"hydra.run.dir={run}", "data.test=null"),
-        *(f"flow.cache={options.output}/flow", "trainer.precision=bf16-mixed", *TRAININGS[number], *options.settings),
-    ]
+    settings = [f"paths.data={options.data}", f"hydra.run.dir={run}", "data.test=null", "trainer.precision=bf16-mixed"]
+    if number in SCRATCH:
+        settings += ["+experiment=light_scratch", f"flow.cache={options.output}/flow"]
+    else:
+        settings += ["+experiment=light", f"backbone.pretrained={options.encoder}", *_FROZEN]
+    settings += [*TRAININGS[number], *options.settings]
     if (run / "checkpoints/last.ckpt").is_file():
         return [*settings, "ckpt_path=last"]
     if number == "1":
         return settings
-    return [*settings, f"init_from={options.output}/{int(number) - 1}/checkpoints/last.ckpt"]
+    start = "start.ckpt" if number == "7" else f"{int(number) - 1}/checkpoints/last.ckpt"
+    return [*settings, f"init_from={options.output}/{start}"]
+
+
+def run(arguments: list[str]) -> None:
+    """Run a Python script or module; ends this process if it fails."""
+    process = subprocess.run([sys.executable, *arguments], check=False)
+    if process.returncode:
+        sys.exit(process.returncode)
+
+
+def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write the network of a checkpoint in the format of the bundled weights, with metadata about its training."""
+    metadata = {
+        "version": __version__,
+        "commit": str(git_commit()),
+        "command": shlex.join(["python", *sys.argv]),
+        "torch": torch.__version__,
+        "config": checkpoint["maskvos"]["config"],
+        "steps": checkpoint["global_step"],
+    }
+    tensors = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, str(path)).items()}
+    bundled.write(path, tensors, metadata)
 
 
 def main() -> None:
     """Run all trainings, then write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that contains DAVIS/ (see compact_davis.py)")
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains DAVIS/ and images/")
+    parser.add_argument("--encoder", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0 (.pth)")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs, flow cache and weights")
     options, options.settings = parser.parse_known_args()
     for number in TRAININGS:
         done = options.output / number / "done"
-        if not done.exists():
-            process = subprocess.run([sys.executable, "-m", "maskvos.run", *command(number, options)], check=False)
-            if process.returncode:
-                sys.exit(process.returncode)
-            done.touch()
+        if done.exists():
+            continue
+        if number == "7" and not (start := options.output / "start.ckpt").exists():
+            trained = options.output / "6/checkpoints/last.ckpt"
+            encoder = ["+experiment=light", f"backbone.pretrained={options.encoder}", *options.settings]
+            script = str(Path(__file__).with_name("replace_encoder.py"))
+            run([script, str(trained), str(start), "--images", str(options.data), *encoder])
+        run(["-m", "maskvos.run", *command(number, options)])
+        done.touch()
     checkpoint = read_checkpoint(options.output / list(TRAININGS)[-1] / "checkpoints/last.ckpt")
     path = options.output / "light.safetensors"
     write_weights(checkpoint, path)

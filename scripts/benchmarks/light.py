@@ -93,7 +93,7 @@ def sequences(root: Path, fold: int) -> tuple[list[str], list[str]]:
 
 def command(settings: list[str]) -> None:
     """Run ``maskvos`` with some overrides."""
-    process = subprocess.run([sys.executable, "-m", "maskvos.run", "+experiment=light", *settings], check=False)
+    process = subprocess.run([sys.executable, "-m", "maskvos.run", "+experiment=light_scratch", *settings], check=False)
     if process.returncode:
         sys.exit(f"error: maskvos {' '.join(settings)} failed")
 
