@@ -6,10 +6,13 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from maskvos.errors import UserError
 
 
 def cores() -> int:
@@ -59,3 +62,18 @@ def processes() -> tuple[int, int]:
         if rank in os.environ:
             return int(os.environ[rank]), int(os.environ.get(count, 1))
     return 0, 1
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """Index, from 0, and number of shards of ``"3/16"``: the third of sixteen; None is the only one.
+
+    Raises:
+        UserError: It is not <index>/<count>, or the index is out of range.
+    """
+    if shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", str(shard).strip())
+    index, count = (int(number) for number in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise UserError(f"shard={shard}: must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
+    return index - 1, count

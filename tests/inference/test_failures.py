@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import threading
 from collections.abc import Iterator
@@ -239,3 +241,22 @@ def test_nothing_is_written_outside_of_the_output(tmp_path: Path, name: str) -> 
     with pytest.raises(UserError, match=r"its name cannot be that of a folder"):
         write_predictions(segmenter(), [bad], writer, progress=False)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["a", "deep", "out"]
+
+
+def test_a_run_leaves_a_table_of_all_videos(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "in" / "b", frames=6)
+    (tmp_path / "in" / "a.mp4").write_bytes(b"no movie")
+    fakes.write_folder(tmp_path / "in" / "c", frames=2)
+    videos = folder(tmp_path / "in")
+    for mine in (videos[:2], videos[2:]):  # two processes
+        writer = PredictionWriter(tmp_path / "out", frame_rate=12)
+        with contextlib.suppress(UserError):
+            write_predictions(segmenter(), mine, writer, progress=False, listed=videos)
+    with (tmp_path / "out" / "videos.csv").open(newline="") as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    assert next(iter(rows)) == "a"
+    assert "a.mp4" in rows["a"]["problem"]
+    assert (rows["b"]["frames"], rows["b"]["seconds"]) == ("6", "0.5")
+    assert 0 < float(rows["b"]["foreground"]) < 1
+    assert 0 <= float(rows["b"]["confidence"]) <= 1
+    assert manifest(tmp_path / "out" / "b")["confidence"] == float(rows["b"]["confidence"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +54,11 @@ class VideoFolder:
         self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))  # as they come back from the file
         self.look = look
         self.written = 0
+        self._foreground = self._confidence = 0.0
         self._kinds: Sequence[str] = ()
         self._size: tuple[int, ...] = ()
         self._movies: dict[str, VideoWriter] = {}
-        self._times: FrameTimes | None = None
+        self._times = FrameTimes(Fraction(1))
 
     # ---------------------------------------------------------------- existing results
 
@@ -181,13 +183,15 @@ class VideoFolder:
                 flow = draw_flow(frame.flow, frame.mask.shape)
                 self._movie_frame(kind, side_by_side([frame.image, flow, frame.mask]))
         self.written += 1
+        self._foreground += np.count_nonzero(frame.mask) / frame.mask.size
+        self._confidence += frame.confidence
 
     def _write_image(self, kind: str, frame: SegmentedFrame, image: np.ndarray) -> None:
         write_image(self.path / kind / f"{frame.name}.png", image)
 
     def _movie_frame(self, kind: str, picture: np.ndarray) -> None:
-        uneven = self._times is not None and self._times.uneven is not None
-        self._movies[kind].write(picture, self._times.at(self.written) if self._times and uneven else None)
+        uneven = self._times.uneven is not None
+        self._movies[kind].write(picture, self._times.at(self.written) if uneven else None)
 
     def finish(self, reading: Reading) -> None:
         """Close the movies and mark the results as complete, unless the video is short.
@@ -200,8 +204,11 @@ class VideoFolder:
         for movie in self._movies.values():
             movie.close()
         self._movies = {}
-        noted = {"expected": reading.expected} if reading.short else {}
-        self._write_manifest(not reading.short, **noted, damaged=reading.damaged)
+        noted: dict[str, Any] = {"expected": reading.expected} if reading.short else {}
+        noted |= {"damaged": reading.damaged, "seconds": round(float(self._times.at(self.written)), 3)}
+        noted |= {"foreground": round(self._foreground / self.written, 4)}
+        noted |= {"confidence": round(self._confidence / self.written, 4)}
+        self._write_manifest(not reading.short, **noted)
 
     def abort(self, reason: str | None = None) -> None:
         """Remove the unfinished movies; call it when the writing thread has ended.

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, nearest
+from maskvos.inference.archive import write_table
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.video_folder import KINDS, MOVIES, Look, VideoFolder
 from maskvos.media.draw import RED
@@ -114,7 +115,7 @@ class PredictionWriter:
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []
         self.skipped = 0
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, Exception] = {}
         self._queue = _Queue()
         self._current: VideoFolder | None = None
 
@@ -195,10 +196,9 @@ class PredictionWriter:
     def fail(self, video: Video, error: Exception) -> None:
         """Note why a video cannot be segmented, and remove what is unfinished of it."""
         self._queue.end()
-        reason = str(error) or "the memory is full"
-        (self._current or self._folder(video)).abort(reason)
+        (self._current or self._folder(video)).abort(_reason(error))
         self._current = None
-        self.failed[video.name] = reason
+        self.failed[video.name] = error
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -245,7 +245,11 @@ class PredictionWriter:
 
 
 def write_predictions(
-    segmenter: Segmenter, videos: Sequence[Video], writer: PredictionWriter, progress: bool = True
+    segmenter: Segmenter,
+    videos: Sequence[Video],
+    writer: PredictionWriter,
+    progress: bool = True,
+    listed: Sequence[Video] | None = None,
 ) -> None:
     """Segment videos and write the results.
 
@@ -254,6 +258,7 @@ def write_predictions(
         videos: Movies or folders of frames.
         writer: Writes the results.
         progress: Show a progress bar with frames and time left on stderr.
+        listed: All videos of the output folder, for ``videos.csv``, if other processes segment the others.
 
     Raises:
         UserError: Videos cannot be read, the others are written; or results cannot be written.
@@ -272,11 +277,18 @@ def write_predictions(
                 if getattr(error, "unwritable", False):
                     raise
                 writer.fail(video, error)
-                if writer.on_error == "fail" or len(videos) == 1:
-                    raise
+                if writer.on_error == "fail":
+                    break
+    write_table(writer.output, videos if listed is None else listed)
     if writer.failed:
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in writer.failed.items())
+        if writer.on_error == "fail" or len(videos) == 1:
+            raise next(iter(writer.failed.values()))
+        reasons = "".join(f"\n  {name}: {_reason(error)}" for name, error in writer.failed.items())
         raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
+
+
+def _reason(error: Exception) -> str:
+    return "the memory is full" if isinstance(error, MemoryError) else str(error)
 
 
 def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress) -> None:
