@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import fakes
+from brightness import Brightness, manifest, predict, segmenter
 from maskvos.data.datasets.folder import folder
 from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
@@ -23,40 +23,6 @@ from maskvos.inference.writer import PredictionWriter, write_predictions
 from maskvos.media.files import locked
 from maskvos.media.video import Reading, VideoWriter, read_video
 from maskvos.types import Video
-
-
-class Brightness:
-    """An engine whose logits are the red channel around its middle; ``before`` is called with each batch's number."""
-
-    digest = "0"
-
-    def __init__(self, workers: int = 1) -> None:
-        self.workers = workers
-        self.calls = 0
-        self.fail_at = -1
-
-    def __call__(self, rgb: np.ndarray, flow: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise MemoryError
-        return rgb[:, :1] - np.float32(0.5)
-
-    def alone(self) -> Brightness:
-        return self
-
-
-def segmenter(workers: int = 1) -> Segmenter:
-    return Segmenter(Brightness(workers), (32, 48), FlowStore(DIS()), batch_size=2)
-
-
-def predict(source: Path, output: Path, model: Segmenter, **options: object) -> PredictionWriter:
-    writer = PredictionWriter(output, settings=model.settings, **options)  # type: ignore[arg-type]
-    write_predictions(model, folder(source), writer, progress=False)
-    return writer
-
-
-def manifest(path: Path) -> dict:
-    return json.loads((path / "manifest.json").read_text())
 
 
 def movie(path: Path, frames: int = 8) -> bytes:
@@ -99,7 +65,7 @@ def _in_writing(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("maskvos.inference.video_folder.draw_overlay", fail)
+    monkeypatch.setattr("maskvos.inference.outputs.movies.draw_overlay", fail)
 
 
 @pytest.mark.parametrize("fail", [_in_the_engine, _in_the_flow, _in_reading, _in_writing])

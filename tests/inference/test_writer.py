@@ -18,8 +18,8 @@ import pytest
 from maskvos.data.streams import FrameTimes, read_frames
 from maskvos.errors import UserError
 from maskvos.flow.colours import flow_to_rgb
+from maskvos.inference.outputs.movies import draw_flow
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.inference.video_folder import draw_flow
 from maskvos.inference.writer import PredictionWriter, write_predictions
 from maskvos.media.files import create
 from maskvos.media.images import write_image
