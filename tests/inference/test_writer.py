@@ -261,7 +261,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "out" / "a" / ".overlay.mp4.123.part").write_bytes(b"half")
     (tmp_path / "out" / "a" / ".overlay.partial.mp4").write_bytes(b"half")
     predict(tmp_path / "out", [video])
-    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".lock"]
+    assert {path.name for path in (tmp_path / "out").rglob(".*")} == {".lock"}
 
 
 @pytest.mark.parametrize(

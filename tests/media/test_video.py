@@ -412,6 +412,36 @@ def test_a_video_that_ends_early_is_short(
     assert f"it ends after {count} of about 50 frames" in caplog.text
 
 
+@pytest.mark.parametrize("begin", [0, 2000])
+@pytest.mark.parametrize("uneven", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        (".mp4", "libx264"),
+        (".mov", "mpeg4"),
+        (".mkv", "libx264"),
+        (".webm", "libvpx-vp9"),
+        (".avi", "mpeg4"),
+        (".avi", "libx264"),
+        (".ts", "libx264"),
+        (".flv", "libx264"),
+        (".mpg", "mpeg2video"),
+    ],
+)
+def test_an_intact_video_has_no_problem(tmp_path: Path, suffix: str, codec: str, uneven: bool, begin: int) -> None:
+    if suffix in (".avi", ".mpg") and (uneven or begin):
+        pytest.skip("has a constant rate")
+    steps = [40, 40, 160, 40, 320, 40, 40, 600, 40, 40] if uneven else [40] * 10
+    ticks = [begin + sum(steps[:index]) for index in range(10)]
+    path = encode_video(
+        tmp_path / f"a{suffix}", list(colour_frames(10, 64, 96)), codec, ticks=ticks if uneven or begin else None
+    )
+    reading = Reading()
+    assert len(list(read_video(path, reading))) == 10
+    assert reading.problem == ""
+    assert (reading.frames, reading.expected, reading.ended) == (10, 10, True)
+
+
 def test_a_video_of_huge_frames_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode_video(tmp_path / "a.mp4", list(colour_frames(2, 64, 96)))
     monkeypatch.setattr("maskvos.media.images.MAX_PIXELS", 64 * 96 - 1)

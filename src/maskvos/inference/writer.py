@@ -32,7 +32,7 @@ from maskvos.inference.outputs import KINDS, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.draw import GREEN, RED, Colour
-from maskvos.media.files import ensure_writable, locked
+from maskvos.media.files import ensure_writable, locked, remove_partial
 from maskvos.media.video import Reading, probe
 from maskvos.types import Video
 
@@ -223,10 +223,12 @@ class PredictionWriter:
         Raises:
             UserError: They cannot be written.
         """
-        write_table(self.output, videos)
-        if "coco" in self.kinds:
-            place = KINDS["coco"].place
-            coco.merge([self._folder(video).path / place for video in videos], self.output / place)
+        with locked(self.output):
+            remove_partial(self.output)
+            write_table(self.output, videos)
+            if "coco" in self.kinds:
+                place = KINDS["coco"].place
+                coco.merge([self._folder(video).path / place for video in videos], self.output / place)
 
     def metrics(self) -> dict[str, float]:
         """Numbers of frames, videos and skipped videos, and frames per second from reading to writing."""

@@ -251,26 +251,25 @@ def _decode(
 
 def _expected(container: InputContainer, stream: VideoStream, end: int) -> int | None:
     """Number of frames that the file says it has, if its packets end (in ticks) clearly before the time it says."""
-    stated, base = _seconds(container, stream), stream.time_base
-    if stated is None or base is None or (len(container.streams) > 1 and not _own_seconds(stream)):
-        return None
-    missing = stated - (end - (stream.start_time or 0)) * base
-    # Elsewhere the last frame's own duration is not known, only when it begins.
-    tolerance = Fraction(3, 2) / _rate(stream) if stream.duration else Fraction(1, 2)
-    return stream.frames or round(stated * _rate(stream)) if missing > tolerance else None
+    base, rate = stream.time_base or Fraction(0), _rate(stream)
+    if stream.duration:
+        missing, tolerance = (stream.duration + (stream.start_time or 0) - end) * base, Fraction(3, 2) / rate
+    else:
+        # Matroska says when the last frame ends, but a frame does not say how long it lasts.
+        stated = _end(stream) or (_seconds(container, stream) if len(container.streams) == 1 else None)
+        missing, tolerance = (stated or Fraction(0)) - end * base, Fraction(1, 2)
+    return stream.frames or round((missing + end * base) * rate) if missing > tolerance else None
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
     """Duration that the file states, of the video or else of everything in it."""
-    whole = Fraction(container.duration, av.time_base) if container.duration else None
-    own = _own_seconds(stream)
-    return whole if own is None else own
-
-
-def _own_seconds(stream: VideoStream) -> Fraction | None:
-    """Duration of the video that the file states; Matroska has it as text."""
     if stream.duration and stream.time_base:
         return Fraction(stream.duration * stream.time_base)
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _end(stream: VideoStream) -> Fraction | None:
+    """Second at which a video in Matroska ends, which it has as text."""
     texts = [text for name, text in stream.metadata.items() if name.startswith("DURATION")]
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", texts[0]) if texts else None
     if found is None:
