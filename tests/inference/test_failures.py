@@ -25,12 +25,12 @@ from maskvos.media.video import Reading, VideoWriter, read_video
 from maskvos.types import Video
 
 
-def movie(path: Path, frames: int = 8) -> bytes:
+def movie(path: Path, frames: int = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with VideoWriter(path, 25) as writer:
         for index in range(frames):
             writer.write(fakes.frame(index))
-    return path.read_bytes()
+    return path
 
 
 def _in_the_engine(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_the_first_bad_video_ends_the_run_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_cut_movie_is_not_called_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = movie(tmp_path / "cut.mp4", 60)
+    data = movie(tmp_path / "cut.mp4", 60).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
     predict(tmp_path / "cut.mp4", tmp_path / "out", segmenter())
     made = manifest(tmp_path / "out" / "cut")
@@ -226,3 +226,18 @@ def test_a_run_leaves_a_table_of_all_videos(tmp_path: Path) -> None:
     assert 0 < float(rows["b"]["foreground"]) < 1
     assert 0 <= float(rows["b"]["confidence"]) <= 1
     assert manifest(tmp_path / "out" / "b")["confidence"] == float(rows["b"]["confidence"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ñ.mp4", "clip (1).mp4", "it's.mp4", "a&b.mp4", "a,b.mp4", "2024", "a:b.mp4", "%03d.mp4", "#?.mp4", "...mp4"],
+)
+def test_videos_of_any_name_are_segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    movie(tmp_path / "in" / "a.mp4", 3).rename(tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    predict(Path(name), Path("../out"), segmenter(), kinds=["masks", "overlay", "webm", "coco"])
+    [place] = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert place.name in (name, name.removesuffix(".mp4"))
+    assert len(list((place / "masks").iterdir())) == len(list(read_video(place / "overlay.mp4"))) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name]

@@ -50,9 +50,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
     try:
         with _ended_by_sigterm():
             write_predictions(segmenter, mine, writer, cfg.trainer.enable_progress_bar, videos)
-    finally:
-        if writer.finished or writer.skipped:
+    except BaseException:
+        if writer.finished or writer.skipped:  # that much has been done
             print(writer.summary())
+        raise
+    print(writer.summary())
     metrics: dict[str, float] = writer.metrics()
     return metrics
 
