@@ -32,7 +32,7 @@ class Sound:
         self._source = av.open(str(source.absolute()))
         self._streams: dict[AudioStream, AudioStream] = {}
         for stream in self._source.streams.audio:
-            name = stream.codec_context.codec.canonical_name
+            name = stream.codec_context.codec.canonical_name if stream.codec_context else "of an unknown format"
             if name in formats:
                 self._streams[stream] = target.add_stream_from_template(stream)
             else:

@@ -184,6 +184,8 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise UserError(f"{path} has no video stream; give a video, or a folder of frames")
+    if streams[0].codec_context is None:
+        raise UserError(f"{path}: FFmpeg has no decoder for its video; convert it, for example to H.264")
     check_size(path, streams[0].codec_context.width, streams[0].codec_context.height)
     return streams[0]
 
