@@ -241,3 +241,13 @@ def test_videos_of_any_name_are_segmented(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(list((place / "masks").iterdir())) == len(list(read_video(place / "overlay.mp4"))) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == [name]
+
+
+def test_no_thread_is_left_of_videos_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        fakes.write_folder(tmp_path / "in" / name, frames=8)
+    before = threading.active_count()
+    _in_writing(segmenter(), monkeypatch)
+    with pytest.raises(UserError, match="2 of 2 videos could not be segmented:\n  a: the memory is full"):
+        predict(tmp_path / "in", tmp_path / "out", segmenter(3))
+    assert threading.active_count() == before

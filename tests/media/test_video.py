@@ -434,6 +434,7 @@ _VARIABLE = [
     ("suffix", "codec", "uneven", "begin"),
     [
         *((*kind, False, 0) for kind in _CONSTANT),
+        (".avi", "mpeg4", True, 0),
         *((*kind, uneven, begin) for kind in _VARIABLE for uneven in (False, True) for begin in (0, 2000)),
     ],
 )

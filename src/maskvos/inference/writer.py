@@ -116,7 +116,7 @@ class PredictionWriter:
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []
         self.skipped = 0
-        self.failed: dict[str, Exception] = {}
+        self.failed: dict[str, str] = {}
         self._queue = _Queue()
         self._current: VideoFolder | None = None
 
@@ -197,9 +197,10 @@ class PredictionWriter:
     def fail(self, video: Video, error: Exception) -> None:
         """Note why a video cannot be segmented, and remove what is unfinished of it."""
         self._queue.end()
-        (self._current or self._folder(video)).abort(_reason(error))
+        reason = "the memory is full" if isinstance(error, MemoryError) else str(error)
+        (self._current or self._folder(video)).abort(reason)
         self._current = None
-        self.failed[video.name] = error
+        self.failed[video.name] = reason
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -278,7 +279,7 @@ def write_predictions(
         UserError: Videos cannot be read, the others are written; or results cannot be written.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} frames"))
-    left = writer.pending(videos)
+    left, listed = writer.pending(videos), videos if listed is None else listed
     with (
         writer,
         Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar,
@@ -291,18 +292,13 @@ def write_predictions(
                 if getattr(error, "unwritable", False):
                     raise
                 writer.fail(video, error)
-                if writer.on_error == "fail":
-                    break
-    writer.write_overview(videos if listed is None else listed)
+                if writer.on_error == "fail" or len(videos) == 1:
+                    writer.write_overview(listed)
+                    raise
+    writer.write_overview(listed)
     if writer.failed:
-        if writer.on_error == "fail" or len(videos) == 1:
-            raise next(iter(writer.failed.values()))
-        reasons = "".join(f"\n  {name}: {_reason(error)}" for name, error in writer.failed.items())
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in writer.failed.items())
         raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
-
-
-def _reason(error: Exception) -> str:
-    return "the memory is full" if isinstance(error, MemoryError) else str(error)
 
 
 def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress) -> None:

@@ -233,7 +233,7 @@ def _decode(
     while not last:
         try:
             packet = next(packets, None)
-            last = packet is None or not packet.size  # what remains in the decoder
+            last = packet is None or (not packet.size and packet.dts is None)  # what remains in the decoder
             if packet is not None and packet.pts is not None:
                 end = max(end, packet.pts + (packet.duration or 0))
             if packet is not None and packet.is_corrupt and strict:
@@ -255,11 +255,12 @@ def _expected(container: InputContainer, stream: VideoStream, end: int) -> int |
     """Number of frames that the file says it has, if its packets end (in ticks) clearly before the time it says."""
     base, rate = stream.time_base or Fraction(0), _rate(stream)
     if stream.duration:
-        missing, tolerance = (stream.duration + (stream.start_time or 0) - end) * base, Fraction(3, 2) / rate
-    else:
-        # Matroska says when the last frame ends, but a frame does not say how long it lasts.
+        missing = (stream.duration + (stream.start_time or 0) - end) * base
+    else:  # Matroska says when the last frame ends
         stated = _end(stream) or (_seconds(container, stream) if len(container.streams) == 1 else None)
-        missing, tolerance = (stated or Fraction(0)) - end * base, Fraction(1, 2)
+        missing = (stated or Fraction(0)) - end * base
+    # Only in MP4 and MOV does each frame say how long it lasts.
+    tolerance = Fraction(3, 2) / rate if "mp4" in container.format.name else Fraction(1, 2)
     return stream.frames or round((missing + end * base) * rate) if missing > tolerance else None
 
 
