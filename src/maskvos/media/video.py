@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,8 @@ __all__ = ["Reading", "VideoInfo", "VideoWriter", "probe", "read_video", "variab
 
 log = logging.getLogger(__name__)
 
+# Encoders rarely let more frames than these refer to a later one.
+_HELD = 8
 _DEFAULT_RATE = Fraction(25)
 
 
@@ -198,17 +201,22 @@ def _pictures(path: Path, reading: Reading) -> Iterator[av.VideoFrame]:
     """Decode all frames that can be.
 
     Threads, each with a frame of its own, decode damaged frames differently every time and may lose some behind them:
-    from the first damage on, one thread decodes.
+    from the first damage on, one thread decodes. Frames before it may have been decoded from the damaged one, so they
+    are held back until others have come.
     """
     count = 0
     for threads in (True, False):
         with _open(path) as container:
             stream = _video_stream(container, path)
             stream.thread_type = "AUTO" if threads else "NONE"
+            held: deque[av.VideoFrame] = deque()
             try:
                 for picture in itertools.islice(_decode(container, stream, path, reading, threads), count, None):
-                    count += 1
-                    yield picture
+                    held.append(picture)
+                    if len(held) > _HELD * threads:
+                        count += 1
+                        yield held.popleft()
+                yield from held
                 return
             except _Damaged:
                 continue
