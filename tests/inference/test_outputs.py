@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS
 from maskvos.inference.outputs.coco import encode_rle
 from maskvos.inference.writer import PredictionWriter
+from maskvos.media.encode import PRORES_4444
 from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
 
 UNEVEN = [Fraction(t, 1000) for t in (0, 40, 80, 300, 340, 700)]
@@ -188,6 +190,19 @@ def test_sound_that_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: py
     predict(loud_movie(tmp_path / "a.mp4", "aac", "mp4"), tmp_path / "out", kinds=["webm"])
     assert not sound(tmp_path / "out" / "a" / "cutout.webm")
     assert "a.mp4: its sound (aac) is left out of a webm file" in caplog.text
+
+
+def test_sound_that_cannot_be_written_does_not_spoil_the_movie(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = loud_movie(tmp_path / "a.mkv", "libopus", "matroska")
+    wrong = replace(PRORES_4444, sounds=("opus",))  # of which FFmpeg finds out when it writes the header
+    with VideoWriter(tmp_path / "a.mov", 25, codec=wrong, sound=source) as writer:
+        for index in range(5):
+            writer.write(fakes.frame(index))
+    assert len(list(read_video(tmp_path / "a.mov"))) == 5
+    assert "a.mkv: its sound is left out of a.mov" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mkv", "a.mov"]
 
 
 def test_sound_stays_in_step_with_pictures_that_begin_later_and_are_rotated(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, nearest
@@ -285,9 +285,10 @@ def write_predictions(
         Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar,
         contextlib.closing(writer.claim(left)) as claimed,
     ):
+        task = bar.add_task("", visible=False)
         for video in claimed:
             try:
-                _write(segmenter, video, writer, bar)
+                _write(segmenter, video, writer, bar, task)
             except (UserError, MemoryError) as error:
                 if getattr(error, "unwritable", False):
                     raise
@@ -301,9 +302,9 @@ def write_predictions(
         raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
 
 
-def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress) -> None:
+def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress, task: TaskID) -> None:
     total = len(video.frames) if video.file is None else probe(video.file).frames
-    task = bar.add_task(video.name, total=total)
+    bar.reset(task, total=total, description=video.name, visible=True)
     times, reading = times_of(video, writer.frame_rate), Reading()
     frames = segmenter.stream_video(video, times, reading)
     writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)

@@ -13,6 +13,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from maskvos.errors import UserError
@@ -107,9 +108,7 @@ class VideoWriter:
         ensure_writable(self.path.parent)
         try:
             create(self.partial)
-            self._container = av.open(
-                str(self.partial), "w", format=codec.container, options=dict(codec.container_options)
-            )
+            self._container = self._open()
         except (av.error.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from error
         self._source = sound
@@ -183,6 +182,10 @@ class VideoWriter:
             log.debug("%s: closing the discarded file failed: %s", self.partial, error)
         self.partial.unlink(missing_ok=True)
 
+    def _open(self) -> OutputContainer:
+        options = dict(self.codec.container_options)
+        return av.open(str(self.partial), "w", format=self.codec.container, options=options)
+
     def _start(self, image: np.ndarray, timed: bool) -> None:
         self._size = image.shape
         self._tick = Fraction(1, _CLOCK) if timed else 1 / self.fps
@@ -199,7 +202,13 @@ class VideoWriter:
             context.color_range = _LIMITED
         self._stream = stream
         if self._source is not None:
-            self._sound = Sound(self._source, self._container, self.codec.sounds)
+            try:
+                self._sound = Sound(self._source, self._container, self.codec.sounds)
+                self._container.start_encoding()
+            except (av.error.FFmpegError, OSError) as error:
+                log.warning("%s: its sound is left out of %s (%s)", self._source, self.path.name, error.strerror)
+                self._container, self._source, self._sound = self._open(), None, None
+                self._start(image, timed)
 
     def _mux(self, picture: av.VideoFrame | None, time: Fraction | None) -> None:
         """Append a frame and the sound up to it; None: what remains of both."""

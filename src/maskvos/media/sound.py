@@ -50,14 +50,17 @@ class Sound:
         """Packets for the new movie, each with its time in seconds after the first picture."""
         if not self._streams:
             return
+        last: dict[AudioStream, int] = {}
         try:
             for packet in self._source.demux(list(self._streams)):
                 pts, dts, base = packet.pts, packet.dts, packet.time_base
                 if pts is None or dts is None or base is None or pts * base - zero <= -_LEAD:
                     continue
-                shift = round(zero / base)
-                packet.pts, packet.dts = pts - shift, dts - shift
-                packet.stream = self._streams[packet.stream]  # type: ignore[index]
+                stream, shift = self._streams[packet.stream], round(zero / base)  # type: ignore[index]
+                if dts <= last.get(stream, dts - 1):  # damaged files repeat times
+                    continue
+                last[stream] = dts
+                packet.pts, packet.dts, packet.stream = pts - shift, dts - shift, stream
                 yield pts * base - zero, packet
         except av.error.FFmpegError as error:
             log.warning("%s: the rest of its sound is left out (%s)", source, error.strerror)
