@@ -74,7 +74,7 @@ def test_a_full_memory_is_not_taken_for_the_end(tmp_path: Path, monkeypatch, fai
     fakes.write_folder(tmp_path / "a", frames=8)
     model = segmenter(workers)
     fail(model, monkeypatch)
-    with pytest.raises(MemoryError):
+    with pytest.raises(UserError, match="video 'a': the memory is full"):
         predict(tmp_path / "a", tmp_path / "out", model)
     assert manifest(tmp_path / "out" / "a")["complete"] is False
     assert not list((tmp_path / "out" / "a").glob("*.mp4"))
@@ -248,6 +248,6 @@ def test_no_thread_is_left_of_videos_that_failed(tmp_path: Path, monkeypatch: py
         fakes.write_folder(tmp_path / "in" / name, frames=8)
     before = threading.active_count()
     _in_writing(segmenter(), monkeypatch)
-    with pytest.raises(UserError, match="2 of 2 videos could not be segmented:\n  a: the memory is full"):
+    with pytest.raises(UserError, match="2 of 2 videos could not be segmented:\n  a: video 'a': the memory is full"):
         predict(tmp_path / "in", tmp_path / "out", segmenter(3))
     assert threading.active_count() == before

@@ -194,13 +194,12 @@ class PredictionWriter:
         self.finished.append((video.name, count))
         self.seconds += time.perf_counter() - begin
 
-    def fail(self, video: Video, error: Exception) -> None:
+    def fail(self, video: Video, error: UserError) -> None:
         """Note why a video cannot be segmented, and remove what is unfinished of it."""
         self._queue.end()
-        reason = "the memory is full" if isinstance(error, MemoryError) else str(error)
-        (self._current or self._folder(video)).abort(reason)
+        (self._current or self._folder(video)).abort(str(error))
         self._current = None
-        self.failed[video.name] = reason
+        self.failed[video.name] = str(error)
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -289,8 +288,8 @@ def write_predictions(
         for video in claimed:
             try:
                 _write(segmenter, video, writer, bar, task)
-            except (UserError, MemoryError) as error:
-                if getattr(error, "unwritable", False):
+            except UserError as error:
+                if error.unwritable:
                     raise
                 writer.fail(video, error)
                 if writer.on_error == "fail" or len(videos) == 1:
@@ -307,7 +306,12 @@ def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Pr
     bar.reset(task, total=total, description=video.name, visible=True)
     times, reading = times_of(video, writer.frame_rate), Reading()
     frames = segmenter.stream_video(video, times, reading)
-    writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
+    try:
+        writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
+    except MemoryError as error:
+        raise UserError(
+            f"video '{video.name}': the memory is full; close other programs, lower data.eval_batch_size, or resize it"
+        ) from error
 
 
 def _counted(frames: Iterator[SegmentedFrame], advance: Callable[[], None]) -> Iterator[SegmentedFrame]:
