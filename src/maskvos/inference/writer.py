@@ -247,7 +247,7 @@ class PredictionWriter:
             speed = self.metrics()["predict/frames_per_second"]
             lines.append(f"segmented {count}, {self.frames} frames, {speed:.1f} frames/s from reading to writing")
         if self.skipped:
-            lines.append(f"skipped {self.skipped} already complete (--overwrite or writer.existing=overwrite: again)")
+            lines.append(f"skipped {self.skipped} segmented already (--overwrite or writer.existing=overwrite: again)")
         places = ", ".join(KINDS[kind].place + "/" * (not KINDS[kind].is_file) for kind in self.kinds)
         lines += [f"  {self.output / name}: {places} ({frames} frames)" for name, frames in self.finished[:_LISTED]]
         if len(self.finished) > _LISTED:
