@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.md")])
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
-_ENTRIES = (["python", "-m", "maskvos.run"], ["-m", "maskvos.run"], ["maskvos"], ["scripts/train.sbatch"])
+_ENTRIES = (
+    ["python", "-m", "maskvos.run"],
+    ["-m", "maskvos.run"],
+    ["maskvos"],
+    ["scripts/train.sbatch"],
+    ["scripts/predict.sbatch"],
+)
 _LAUNCHERS = ("torchrun", "sbatch")
 
 

@@ -156,7 +156,7 @@ def stages(model: Segmenter, video: Video, output: Path, frames: int = 20) -> di
                 results.begin(writer.kinds, segmented.mask.shape, FrameTimes(24), True)  # type: ignore[arg-type]
             timed("write", results.add)(segmented)
             count += 1
-        timed("write", results.finish)()
+        timed("write", results.finish)(Reading(count, ended=True))
     return {stage: 1e3 * seconds / count for stage, seconds in spent.items()}
 
 

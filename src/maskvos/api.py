@@ -181,7 +181,7 @@ def segment(
         source: A movie, a folder of frames, or a folder of such.
         output: Folder for the results; ``<output>/<video>/masks/<frame>.png`` and so on, see `PredictionWriter`.
         model: A segmenter, or what `load` takes.
-        kinds: Any of ``masks``, ``soft``, ``overlay``, ``side_by_side``, ``cutout``.
+        kinds: What is written, names in `maskvos.inference.outputs.KINDS`: ``masks``, ``overlay``, ``cutout``, ...
         existing: ``resume``, ``overwrite`` or ``error``.
         progress: Show a progress bar on stderr.
         **writer: Further settings of `PredictionWriter`.
@@ -190,7 +190,8 @@ def segment(
         Numbers of frames, videos and skipped videos, and frames per second.
 
     Raises:
-        UserError: The source cannot be read, results cannot be written, or exist with other settings.
+        UserError: The source cannot be read, results cannot be written, or exist with other settings; of several
+            videos, those that can be read are written.
 
     Example:
         >>> maskvos.segment("my_clip.mp4", "out", kinds=["masks", "cutout"])

@@ -6,10 +6,13 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from maskvos.errors import UserError
 
 
 def cores() -> int:
@@ -72,3 +75,18 @@ def init_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # not 1, which would wait for the threads of a pool that the fork did not copy
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """Index, from 0, and number of shards of ``"3/16"``: the third of sixteen; None is the only one.
+
+    Raises:
+        UserError: It is not <index>/<count>, or the index is out of range.
+    """
+    if shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", str(shard).strip())
+    index, count = (int(number) for number in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise UserError(f"shard={shard}: must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
+    return index - 1, count

@@ -106,3 +106,26 @@ def test_what_is_ignored_is_logged_in_one_line(tmp_path: Path, caplog: pytest.Lo
     assert record.message.endswith(
         "ignored empty (no images in it), notes.txt (neither an image nor a movie), pipe.mp4 (not a file)"
     )
+
+
+def test_folders_that_cannot_be_read_are_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.write_folder(tmp_path / "a")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    scan, access = os.scandir, os.access
+    closed = str(tmp_path / "closed")
+
+    def denied(path: Path | str):  # type: ignore[no-untyped-def]
+        if str(path) == closed:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != closed and access(path, mode))
+    with caplog.at_level(logging.INFO):
+        assert [video.name for video in folder(tmp_path)] == ["a"]
+    assert "ignored closed (cannot be read), loop (not a file)" in caplog.text
+    with pytest.raises(UserError, match=r"the folder .*closed cannot be read \(Permission denied\)"):
+        folder(closed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import csv
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import fakes
+from brightness import Brightness, manifest, predict, segmenter
 from maskvos.data.datasets.folder import folder
 from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
@@ -23,46 +25,12 @@ from maskvos.media.video import Reading, VideoWriter, read_video
 from maskvos.types import Video
 
 
-class Brightness:
-    """An engine whose logits are the red channel around its middle; ``before`` is called with each batch's number."""
-
-    digest = "0"
-
-    def __init__(self, workers: int = 1) -> None:
-        self.workers = workers
-        self.calls = 0
-        self.fail_at = -1
-
-    def __call__(self, rgb: np.ndarray, flow: np.ndarray, motion: np.ndarray | None = None) -> np.ndarray:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise MemoryError
-        return rgb[:, :1] - np.float32(0.5)
-
-    def alone(self) -> Brightness:
-        return self
-
-
-def segmenter(workers: int = 1) -> Segmenter:
-    return Segmenter(Brightness(workers), (32, 48), FlowStore(DIS()), batch_size=2)
-
-
-def predict(source: Path, output: Path, model: Segmenter, **options: object) -> PredictionWriter:
-    writer = PredictionWriter(output, settings=model.settings, **options)  # type: ignore[arg-type]
-    write_predictions(model, folder(source), writer, progress=False)
-    return writer
-
-
-def manifest(path: Path) -> dict:
-    return json.loads((path / "manifest.json").read_text())
-
-
-def movie(path: Path, frames: int = 8) -> bytes:
+def movie(path: Path, frames: int = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with VideoWriter(path, 25) as writer:
         for index in range(frames):
             writer.write(fakes.frame(index))
-    return path.read_bytes()
+    return path
 
 
 def _in_the_engine(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +65,7 @@ def _in_writing(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("maskvos.inference.video_folder.draw_overlay", fail)
+    monkeypatch.setattr("maskvos.inference.outputs.movies.draw_overlay", fail)
 
 
 @pytest.mark.parametrize("fail", [_in_the_engine, _in_the_flow, _in_reading, _in_writing])
@@ -106,7 +74,7 @@ def test_a_full_memory_is_not_taken_for_the_end(tmp_path: Path, monkeypatch, fai
     fakes.write_folder(tmp_path / "a", frames=8)
     model = segmenter(workers)
     fail(model, monkeypatch)
-    with pytest.raises(MemoryError):
+    with pytest.raises(UserError, match="video 'a': the memory is full"):
         predict(tmp_path / "a", tmp_path / "out", model)
     assert manifest(tmp_path / "out" / "a")["complete"] is False
     assert not list((tmp_path / "out" / "a").glob("*.mp4"))
@@ -170,7 +138,7 @@ def test_the_first_bad_video_ends_the_run_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_cut_movie_is_not_called_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = movie(tmp_path / "cut.mp4", 60)
+    data = movie(tmp_path / "cut.mp4", 60).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
     predict(tmp_path / "cut.mp4", tmp_path / "out", segmenter())
     made = manifest(tmp_path / "out" / "cut")
@@ -239,3 +207,47 @@ def test_nothing_is_written_outside_of_the_output(tmp_path: Path, name: str) -> 
     with pytest.raises(UserError, match=r"its name cannot be that of a folder"):
         write_predictions(segmenter(), [bad], writer, progress=False)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["a", "deep", "out"]
+
+
+def test_a_run_leaves_a_table_of_all_videos(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "in" / "b", frames=6)
+    (tmp_path / "in" / "a.mp4").write_bytes(b"no movie")
+    fakes.write_folder(tmp_path / "in" / "c", frames=2)
+    videos = folder(tmp_path / "in")
+    for mine in (videos[:2], videos[2:]):  # two processes
+        writer = PredictionWriter(tmp_path / "out", frame_rate=12)
+        with contextlib.suppress(UserError):
+            write_predictions(segmenter(), mine, writer, progress=False, listed=videos)
+    with (tmp_path / "out" / "videos.csv").open(newline="") as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    assert next(iter(rows)) == "a"
+    assert "a.mp4" in rows["a"]["problem"]
+    assert (rows["b"]["frames"], rows["b"]["seconds"]) == ("6", "0.5")
+    assert 0 < float(rows["b"]["foreground"]) < 1
+    assert 0 <= float(rows["b"]["confidence"]) <= 1
+    assert manifest(tmp_path / "out" / "b")["confidence"] == float(rows["b"]["confidence"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ñ.mp4", "clip (1).mp4", "it's.mp4", "a&b.mp4", "a,b.mp4", "2024", "a:b.mp4", "%03d.mp4", "#?.mp4", "...mp4"],
+)
+def test_videos_of_any_name_are_segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    movie(tmp_path / "in" / "a.mp4", 3).rename(tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    predict(Path(name), Path("../out"), segmenter(), kinds=["masks", "overlay", "webm", "coco"])
+    [place] = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert place.name in (name, name.removesuffix(".mp4"))
+    assert len(list((place / "masks").iterdir())) == len(list(read_video(place / "overlay.mp4"))) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name]
+
+
+def test_no_thread_is_left_of_videos_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        fakes.write_folder(tmp_path / "in" / name, frames=8)
+    before = threading.active_count()
+    _in_writing(segmenter(), monkeypatch)
+    with pytest.raises(UserError, match="2 of 2 videos could not be segmented:\n  a: video 'a': the memory is full"):
+        predict(tmp_path / "in", tmp_path / "out", segmenter(3))
+    assert threading.active_count() == before

@@ -17,7 +17,7 @@ from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
-from maskvos.inference.segmenter import Segmenter
+from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
 from maskvos.types import Video
 
@@ -164,3 +164,19 @@ def test_a_network_that_diverges_is_named(tmp_path: Path) -> None:
     fakes.write_folder(tmp_path / "a", frames=1)
     with pytest.raises(UserError, match=r"frame 00000: .*not finite.*trainer\.precision=32-true"):
         list(segmenter(Brightness(broken=True)).stream(tmp_path / "a"))
+
+
+def test_confidence_is_the_overlap_of_a_cautious_and_a_generous_mask(tmp_path: Path) -> None:
+    def found(logits: np.ndarray) -> SegmentedFrame:
+        return SegmentedFrame(
+            np.zeros((*logits.shape, 3), np.uint8), logits, logits > 0, 0, 0.0, "0", np.zeros((1, 1, 2))
+        )
+
+    logits = np.full((8, 10), -9, np.float32)
+    assert found(logits).confidence == 0  # nothing is found
+    logits[:4] = 1  # probability 0.73
+    assert found(logits).confidence == 0
+    logits[:3] = 9
+    assert found(logits).confidence == 0.75
+    logits[:4] = 9
+    assert found(logits).confidence == 1

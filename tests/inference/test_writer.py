@@ -18,8 +18,8 @@ import pytest
 from maskvos.data.streams import FrameTimes, read_frames
 from maskvos.errors import UserError
 from maskvos.flow.colours import flow_to_rgb
+from maskvos.inference.outputs.movies import draw_flow
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.inference.video_folder import draw_flow
 from maskvos.inference.writer import PredictionWriter, write_predictions
 from maskvos.media.files import create
 from maskvos.media.images import write_image
@@ -261,7 +261,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "out" / "a" / ".overlay.mp4.123.part").write_bytes(b"half")
     (tmp_path / "out" / "a" / ".overlay.partial.mp4").write_bytes(b"half")
     predict(tmp_path / "out", [video])
-    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".lock"]
+    assert {path.name for path in (tmp_path / "out").rglob(".*")} == {".lock"}
 
 
 @pytest.mark.parametrize(

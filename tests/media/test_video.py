@@ -304,6 +304,11 @@ def _audio_only(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
+def _unknown_codec(path: Path) -> None:
+    data = encode_video(path, list(colour_frames(3, 64, 96))).read_bytes()
+    path.write_bytes(data.replace(b"avc1", b"zzzz"))
+
+
 def _no_frames(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -311,7 +316,9 @@ def _no_frames(path: Path) -> None:
         container.start_encoding()
 
 
-@pytest.mark.parametrize("corrupt", [_missing, _empty, _garbage, _plain_text, _truncated, _audio_only, _no_frames])
+@pytest.mark.parametrize(
+    "corrupt", [_missing, _empty, _garbage, _plain_text, _truncated, _audio_only, _unknown_codec, _no_frames]
+)
 @pytest.mark.parametrize("use", [lambda path: list(read_video(path)), probe])
 def test_unreadable_videos_are_named_in_the_error(tmp_path: Path, corrupt, use) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "bad.mp4"
@@ -410,6 +417,37 @@ def test_a_video_that_ends_early_is_short(
     assert reading.short
     assert reading.expected == 50
     assert f"it ends after {count} of about 50 frames" in caplog.text
+
+
+_CONSTANT = [(".avi", "mpeg4"), (".avi", "libx264"), (".mpg", "mpeg2video")]
+_VARIABLE = [
+    (".mp4", "libx264"),
+    (".mov", "mpeg4"),
+    (".mkv", "libx264"),
+    (".webm", "libvpx-vp9"),
+    (".ts", "libx264"),
+    (".flv", "libx264"),
+]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "uneven", "begin"),
+    [
+        *((*kind, False, 0) for kind in _CONSTANT),
+        (".avi", "mpeg4", True, 0),
+        *((*kind, uneven, begin) for kind in _VARIABLE for uneven in (False, True) for begin in (0, 2000)),
+    ],
+)
+def test_an_intact_video_has_no_problem(tmp_path: Path, suffix: str, codec: str, uneven: bool, begin: int) -> None:
+    steps = [40, 40, 160, 40, 320, 40, 40, 600, 40, 40] if uneven else [40] * 10
+    ticks = [begin + sum(steps[:index]) for index in range(10)]
+    path = encode_video(
+        tmp_path / f"a{suffix}", list(colour_frames(10, 64, 96)), codec, ticks=ticks if uneven or begin else None
+    )
+    reading = Reading()
+    assert len(list(read_video(path, reading))) == 10
+    assert reading.problem == ""
+    assert (reading.frames, reading.expected, reading.ended) == (10, 10, True)
 
 
 def test_a_video_of_huge_frames_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

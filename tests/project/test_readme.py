@@ -84,7 +84,7 @@ def test_readme_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys
     segment, score = blocks(README, "python")
     exec(segment.text, {})
     assert len(capsys.readouterr().out.splitlines()) >= 3
-    written = sorted(path.name for path in (place / "out" / "my_clip").iterdir())
+    written = sorted(path.name for path in (place / "out" / "my_clip").glob("[!.]*"))
     assert written == ["manifest.json", "masks", "overlay.mp4"]
     exec(score.text, {})
     assert "mean over sequences" in capsys.readouterr().out

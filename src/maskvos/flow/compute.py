@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
-from maskvos.environment import init_worker
+from maskvos.environment import init_worker, parse_shard
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
 from maskvos.types import Video
@@ -103,7 +102,8 @@ def compute_flows(
     if store.estimator is not None:
         store.estimator.prepare()
         workers = 0 if store.estimator.on_gpu else workers
-    chunks = _select(list(_chunks(videos, store)), shard)
+    index, count = parse_shard(shard)
+    chunks = list(_chunks(videos, store))[index::count]
     random.Random().shuffle(chunks)
     loader = DataLoader(_Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     begin = time.monotonic()
@@ -136,16 +136,6 @@ def _chunks(videos: Sequence[Video], store: FlowStore) -> Iterator[_Chunk]:
             # The flow of a single frame is zero and needs no file.
             for start in range(0, len(video.frames) if len(video.frames) > 1 else 0, _CHUNK):
                 yield _Chunk(number, range(start, min(start + _CHUNK, len(video.frames))), direction)
-
-
-def _select(chunks: list[_Chunk], shard: str | None) -> list[_Chunk]:
-    if shard is None:
-        return chunks
-    match = re.fullmatch(r"(\d+)/(\d+)", str(shard).strip())
-    index, count = (int(number) for number in match.groups()) if match else (0, 0)
-    if not 1 <= index <= count:
-        raise UserError(f"shard={shard}: must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
-    return chunks[index - 1 :: count]
 
 
 class _Jobs(Dataset):

@@ -30,6 +30,8 @@ from maskvos.types import Video
 T = TypeVar("T")
 R = TypeVar("R")
 
+_SURE = math.log(0.9 / 0.1)
+
 
 @dataclass(frozen=True)
 class SegmentedFrame:
@@ -44,6 +46,7 @@ class SegmentedFrame:
         name: Name of the frame: of its file, or its number with five digits.
         flow: (h, w, 2) float32, the optical flow at the network's input size, pixels, x then y.
         probability: (H, W) float32 in [0, 1], the probability that a pixel belongs to the object.
+        confidence: 0 to 1, how far the network is sure of the mask.
     """
 
     image: np.ndarray
@@ -58,6 +61,16 @@ class SegmentedFrame:
     def probability(self) -> np.ndarray:
         """See the class; computed when it is first asked for."""
         return sigmoid(self.logits)
+
+    @cached_property
+    def confidence(self) -> float:
+        """The area of probability above 0.9, divided by that above 0.1; 0 if there is none.
+
+        It is the intersection over union of a cautious and a generous mask, whatever the threshold, as the stability
+        score of "Segment Anything", Kirillov et al., ICCV 2023.
+        """
+        possible = np.count_nonzero(self.logits > -_SURE)
+        return np.count_nonzero(self.logits > _SURE) / possible if possible else 0.0
 
 
 class Segmenter:

@@ -5,34 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 
 from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
+from maskvos.inference.outputs import KINDS, Look, Output, Target
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.media.draw import draw_cutout, draw_overlay, side_by_side
 from maskvos.media.files import ensure_writable, remove_partial, write_bytes
-from maskvos.media.images import write_image
-from maskvos.media.video import Reading, VideoWriter
+from maskvos.media.video import Reading
 from maskvos.types import Video
 
-KINDS = ("masks", "soft", "overlay", "side_by_side", "cutout")
 MANIFEST = "manifest.json"
-MOVIES = {"overlay": "overlay.mp4", "side_by_side": "side_by_side.mp4"}
-"""Kinds that are one movie; the others are folders of images."""
-
-
-class Look(NamedTuple):
-    """How an overlay is drawn, see `draw_overlay`."""
-
-    colour: tuple[int, ...]
-    opacity: float
-    outline: int
-    outline_colour: tuple[int, ...] | None
 
 
 class VideoFolder:
@@ -42,7 +29,7 @@ class VideoFolder:
         output: The output folder, in which this one is named after the video.
         video: The video.
         settings: What results depend on, in plain values.
-        look: How the overlay is drawn.
+        look: How results are drawn.
     """
 
     def __init__(self, output: Path, video: Video, settings: Mapping[str, Any], look: Look) -> None:
@@ -53,10 +40,10 @@ class VideoFolder:
         self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))  # as they come back from the file
         self.look = look
         self.written = 0
-        self._kinds: Sequence[str] = ()
+        self._foreground = self._confidence = 0.0
         self._size: tuple[int, ...] = ()
-        self._movies: dict[str, VideoWriter] = {}
-        self._times: FrameTimes | None = None
+        self._outputs: list[Output] = []
+        self._times = FrameTimes(Fraction(1))
 
     # ---------------------------------------------------------------- existing results
 
@@ -68,7 +55,7 @@ class VideoFolder:
         Raises:
             UserError: There are results of another input or other settings, or of unknown origin.
         """
-        found = [kind for kind in KINDS if (self.path / MOVIES.get(kind, kind)).exists()]
+        found = [kind.place for kind in KINDS.values() if (self.path / kind.place).exists()]
         manifest = self._read_manifest()
         if manifest is None:
             if found:
@@ -96,10 +83,10 @@ class VideoFolder:
         return not self.path.is_dir() or not any(path.name != ".lock" for path in self.path.iterdir())
 
     def _has_all(self, kind: str, frames: int) -> bool:
-        if kind in MOVIES:
-            return (self.path / MOVIES[kind]).is_file()
-        folder = self.path / kind
-        return folder.is_dir() and sum(1 for _ in folder.glob("[!.]*.png")) == frames
+        path = self.path / KINDS[kind].place
+        if KINDS[kind].is_file:
+            return path.is_file()
+        return path.is_dir() and sum(1 for _ in path.glob("[!.]*.png")) == frames
 
     def _read_manifest(self) -> dict[str, Any] | None:
         try:
@@ -142,7 +129,7 @@ class VideoFolder:
     # ---------------------------------------------------------------- writing
 
     def begin(self, kinds: Sequence[str], size: tuple[int, int], times: FrameTimes, overwrite: bool) -> None:
-        """Remove leftovers of earlier runs, write an incomplete manifest, and open the movies.
+        """Remove leftovers of earlier runs, write an incomplete manifest, and begin the outputs.
 
         Args:
             kinds: What to write, of `KINDS`.
@@ -150,87 +137,55 @@ class VideoFolder:
             times: When the frames are shown.
             overwrite: Also remove finished results.
         """
-        self._kinds, self._size, self._times = kinds, size, times
+        self._size, self._times = size, times
         ensure_writable(self.path)
-        remove_partial(self.path)
-        for kind in KINDS:
-            remove_partial(self.path / kind)
+        for place in (self.path, *(self.path / kind.place for kind in KINDS.values())):
+            remove_partial(place)
         if overwrite or "error" in (self._read_manifest() or {}):
-            for name in MOVIES.values():
-                (self.path / name).unlink(missing_ok=True)
-            for kind in KINDS:
-                for old in (self.path / kind).glob("*.png"):
+            for kind in KINDS.values():
+                for old in [self.path / kind.place] if kind.is_file else (self.path / kind.place).glob("*.png"):
                     old.unlink(missing_ok=True)
         self._write_manifest(complete=False)
-        for kind in kinds:
-            if kind in MOVIES:
-                self._movies[kind] = VideoWriter(self.path / MOVIES[kind], times.rate)
+        for name in kinds:
+            target = Target(self.path / KINDS[name].place, self.video, times, self.look)
+            self._outputs.append(KINDS[name].open(target))
 
     def add(self, frame: SegmentedFrame) -> None:
         """Write everything of one frame."""
-        for kind in self._kinds:
-            if kind == "masks":
-                self._write_image(kind, frame, frame.mask.astype(np.uint8) * 255)
-            elif kind == "soft":
-                self._write_image(kind, frame, np.round(np.clip(frame.probability, 0, 1) * 255).astype(np.uint8))
-            elif kind == "cutout":
-                self._write_image(kind, frame, draw_cutout(frame.image, frame.mask))
-            elif kind == "overlay":
-                self._movie_frame(kind, draw_overlay(frame.image, frame.mask, **self.look._asdict()))
-            else:
-                flow = draw_flow(frame.flow, frame.mask.shape)
-                self._movie_frame(kind, side_by_side([frame.image, flow, frame.mask]))
+        for output in self._outputs:
+            output.add(frame)
         self.written += 1
-
-    def _write_image(self, kind: str, frame: SegmentedFrame, image: np.ndarray) -> None:
-        write_image(self.path / kind / f"{frame.name}.png", image)
-
-    def _movie_frame(self, kind: str, picture: np.ndarray) -> None:
-        uneven = self._times is not None and self._times.uneven is not None
-        self._movies[kind].write(picture, self._times.at(self.written) if self._times and uneven else None)
+        self._foreground += np.count_nonzero(frame.mask) / frame.mask.size
+        self._confidence += frame.confidence
 
     def finish(self, reading: Reading) -> None:
-        """Close the movies and mark the results as complete, unless the video is short.
+        """Close all files and mark the results as complete, unless the video is short.
 
         Raises:
             RuntimeError: Not all frames that were read have been written.
         """
         if not reading.ended or reading.frames != self.written:
             raise RuntimeError(f"video '{self.video.name}': {reading.frames} frames read, but {self.written} written")
-        for movie in self._movies.values():
-            movie.close()
-        self._movies = {}
-        noted = {"expected": reading.expected} if reading.short else {}
-        self._write_manifest(not reading.short, **noted, damaged=reading.damaged)
+        for output in self._outputs:
+            output.finish()
+        self._outputs = []
+        noted: dict[str, Any] = {"expected": reading.expected} if reading.short else {}
+        noted |= {"damaged": reading.damaged, "seconds": round(float(self._times.at(self.written)), 3)}
+        noted |= {"foreground": round(self._foreground / self.written, 4)}
+        noted |= {"confidence": round(self._confidence / self.written, 4)}
+        self._write_manifest(not reading.short, **noted)
 
     def abort(self, reason: str | None = None) -> None:
-        """Remove the unfinished movies; call it when the writing thread has ended.
+        """Remove what is unfinished; call it when the writing thread has ended.
 
         Args:
             reason: Why the video cannot be segmented, for the manifest; None: it can be.
         """
-        for movie in self._movies.values():
-            movie.abort()
-        self._movies = {}
+        for output in self._outputs:
+            output.abort()
+        self._outputs = []
         if reason is not None:
             self._write_manifest(complete=False, error=reason)
-
-
-def draw_flow(flow: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Draw the network's input flow at the frame's size.
-
-    Args:
-        flow: (h, w, 2) float32, pixels of the network's input, x then y.
-        size: Height and width of the frame, pixels.
-
-    Returns:
-        (H, W, 3) uint8 RGB, the colours of the Middlebury wheel.
-    """
-    from maskvos.flow.colours import flow_to_rgb  # imports torch, which the other kinds do not need
-
-    # Another aspect ratio changes directions: undo that before they become colours.
-    scale = np.array([size[1] / flow.shape[1], size[0] / flow.shape[0]], np.float32)
-    return cv2.resize(flow_to_rgb(flow * scale), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def _short(value: object) -> str:

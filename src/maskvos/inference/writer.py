@@ -1,13 +1,11 @@
-"""Writes the masks of videos: masks, probabilities, overlay movies and cut-outs, atomically and resumably.
+"""Writes the masks of videos: masks, probabilities, movies, cut-outs, annotations, atomically and resumably.
 
 Layout of an output folder; frames keep their names, and every image has its frame's size::
 
-    <output>/<video>/masks/<frame>.png     8-bit grey: 0 background, 255 object
-    <output>/<video>/soft/<frame>.png      8-bit grey: probability times 255
-    <output>/<video>/cutout/<frame>.png    8-bit RGBA: the object's own colours, transparent elsewhere
-    <output>/<video>/overlay.mp4           the video at its own rate with the object tinted and outlined
-    <output>/<video>/side_by_side.mp4      frame | optical flow | mask (at most 3840 pixels wide)
+    <output>/videos.csv                    all videos, those first that should be looked at
+    <output>/coco.json                     COCO annotations of all videos, if that kind is chosen
     <output>/<video>/manifest.json         input, weights and settings; whether the results are complete
+    <output>/<video>/masks/<frame>.png     and other kinds, see `maskvos.inference.outputs`
 
 An interrupted run is resumed by running it again with ``existing="resume"``: complete videos are skipped without being
 decoded; the interrupted one restarts at its first frame, since a movie and its flow are read from the start.
@@ -25,14 +23,16 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, nearest
+from maskvos.inference.archive import write_table
+from maskvos.inference.outputs import KINDS, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
-from maskvos.inference.video_folder import KINDS, MOVIES, Look, VideoFolder
-from maskvos.media.draw import RED
-from maskvos.media.files import ensure_writable, locked
+from maskvos.inference.video_folder import VideoFolder
+from maskvos.media.draw import GREEN, RED, Colour
+from maskvos.media.files import ensure_writable, locked, remove_partial
 from maskvos.media.video import Reading, probe
 from maskvos.types import Video
 
@@ -49,7 +49,7 @@ class PredictionWriter:
 
     Args:
         output: The folder; created if missing.
-        kinds: Any of ``masks``, ``soft``, ``overlay``, ``side_by_side``, ``cutout``.
+        kinds: Names in `maskvos.inference.outputs.KINDS`.
         existing: Where results exist already: ``resume`` skips complete videos and segments the others, ``overwrite``
             replaces them, ``error`` refuses.
         on_error: Of several videos, one that cannot be segmented is left out (``skip``) or ends the run (``fail``).
@@ -57,6 +57,7 @@ class PredictionWriter:
         opacity: Opacity of the tint, 0 to 1.
         outline: Width of the outline in pixels; 0: no outline.
         outline_colour: RGB from 0 to 255; None: that of the tint.
+        background: Colour of the green screen, RGB from 0 to 255.
         frame_rate: Frames per second of movies made from folders of images; a movie keeps its own.
         settings: What else results depend on, in plain values; stored in the manifest and compared when resuming.
 
@@ -74,6 +75,7 @@ class PredictionWriter:
         opacity: float = 0.45,
         outline: int = 2,
         outline_colour: Sequence[int] | None = None,
+        background: Sequence[int] = GREEN,
         frame_rate: float = FRAME_RATE,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -90,7 +92,8 @@ class PredictionWriter:
             raise UserError(f"writer.on_error: invalid value '{on_error}'; {nearest(on_error, ON_ERROR)}")
         if not 0 <= opacity <= 1:
             raise UserError(f"writer.opacity is {opacity}; it must be from 0 to 1")
-        for name, value in {"colour": colour, "outline_colour": outline_colour or RED}.items():
+        colours = {"colour": colour, "outline_colour": outline_colour or RED, "background": background}
+        for name, value in colours.items():
             if len(value) != 3 or not all(0 <= c <= 255 for c in value):
                 raise UserError(f"writer.{name} is {list(value)}; give red, green and blue from 0 to 255")
         if outline < 0 or not 0 < frame_rate <= 1000:
@@ -104,12 +107,11 @@ class PredictionWriter:
         self.on_error = on_error
         self.frame_rate = frame_rate
         self.look = Look(
-            tuple(map(int, colour)),
-            opacity,
-            outline,
-            None if outline_colour is None else tuple(map(int, outline_colour)),
+            _rgb(colour), opacity, outline, None if outline_colour is None else _rgb(outline_colour), _rgb(background)
         )
         self.settings = {**(settings or {}), "kinds": self.kinds, **self.look._asdict(), "frame_rate": frame_rate}
+        if "green_screen" not in kinds:  # results of versions that have no such kind are resumed
+            del self.settings["background"]
         self.frames = 0
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []
@@ -192,13 +194,12 @@ class PredictionWriter:
         self.finished.append((video.name, count))
         self.seconds += time.perf_counter() - begin
 
-    def fail(self, video: Video, error: Exception) -> None:
+    def fail(self, video: Video, error: UserError) -> None:
         """Note why a video cannot be segmented, and remove what is unfinished of it."""
         self._queue.end()
-        reason = str(error) or "the memory is full"
-        (self._current or self._folder(video)).abort(reason)
+        (self._current or self._folder(video)).abort(str(error))
         self._current = None
-        self.failed[video.name] = reason
+        self.failed[video.name] = str(error)
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -215,6 +216,19 @@ class PredictionWriter:
                 f"{self.output}; run the same command again to resume"
             )
             self._current = None
+
+    def write_overview(self, videos: Sequence[Video]) -> None:
+        """Write what is made of all videos of the output folder: ``videos.csv``, and ``coco.json`` if it is chosen.
+
+        Raises:
+            UserError: They cannot be written.
+        """
+        with locked(self.output):
+            remove_partial(self.output)
+            write_table(self.output, videos)
+            if "coco" in self.kinds:
+                place = KINDS["coco"].place
+                coco.merge([self._folder(video).path / place for video in videos], self.output / place)
 
     def metrics(self) -> dict[str, float]:
         """Numbers of frames, videos and skipped videos, and frames per second from reading to writing."""
@@ -233,8 +247,8 @@ class PredictionWriter:
             speed = self.metrics()["predict/frames_per_second"]
             lines.append(f"segmented {count}, {self.frames} frames, {speed:.1f} frames/s from reading to writing")
         if self.skipped:
-            lines.append(f"skipped {self.skipped} already complete (--overwrite or writer.existing=overwrite: again)")
-        places = ", ".join(MOVIES.get(kind, f"{kind}/") for kind in self.kinds)
+            lines.append(f"skipped {self.skipped} segmented already (--overwrite or writer.existing=overwrite: again)")
+        places = ", ".join(KINDS[kind].place + "/" * (not KINDS[kind].is_file) for kind in self.kinds)
         lines += [f"  {self.output / name}: {places} ({frames} frames)" for name, frames in self.finished[:_LISTED]]
         if len(self.finished) > _LISTED:
             lines.append(f"  ... and {len(self.finished) - _LISTED} more")
@@ -245,7 +259,11 @@ class PredictionWriter:
 
 
 def write_predictions(
-    segmenter: Segmenter, videos: Sequence[Video], writer: PredictionWriter, progress: bool = True
+    segmenter: Segmenter,
+    videos: Sequence[Video],
+    writer: PredictionWriter,
+    progress: bool = True,
+    listed: Sequence[Video] | None = None,
 ) -> None:
     """Segment videos and write the results.
 
@@ -254,43 +272,57 @@ def write_predictions(
         videos: Movies or folders of frames.
         writer: Writes the results.
         progress: Show a progress bar with frames and time left on stderr.
+        listed: All videos of the output folder, for ``videos.csv``, if other processes segment the others.
 
     Raises:
         UserError: Videos cannot be read, the others are written; or results cannot be written.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} frames"))
-    left = writer.pending(videos)
+    left, listed = writer.pending(videos), videos if listed is None else listed
     with (
         writer,
         Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar,
         contextlib.closing(writer.claim(left)) as claimed,
     ):
+        task = bar.add_task("", visible=False)
         for video in claimed:
             try:
-                _write(segmenter, video, writer, bar)
-            except (UserError, MemoryError) as error:
-                if getattr(error, "unwritable", False):
+                _write(segmenter, video, writer, bar, task)
+            except UserError as error:
+                if error.unwritable:
                     raise
                 writer.fail(video, error)
                 if writer.on_error == "fail" or len(videos) == 1:
+                    writer.write_overview(listed)
                     raise
+    writer.write_overview(listed)
     if writer.failed:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in writer.failed.items())
         raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
 
 
-def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress) -> None:
+def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress, task: TaskID) -> None:
     total = len(video.frames) if video.file is None else probe(video.file).frames
-    task = bar.add_task(video.name, total=total)
+    bar.reset(task, total=total, description=video.name, visible=True)
     times, reading = times_of(video, writer.frame_rate), Reading()
     frames = segmenter.stream_video(video, times, reading)
-    writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
+    try:
+        writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
+    except MemoryError as error:
+        raise UserError(
+            f"video '{video.name}': the memory is full; close other programs, lower data.eval_batch_size, or resize it"
+        ) from error
 
 
 def _counted(frames: Iterator[SegmentedFrame], advance: Callable[[], None]) -> Iterator[SegmentedFrame]:
     for frame in frames:
         yield frame
         advance()
+
+
+def _rgb(colour: Sequence[int]) -> Colour:
+    red, green, blue = map(int, colour)
+    return red, green, blue
 
 
 class _Queue:

@@ -10,6 +10,7 @@ import numpy as np
 Colour = tuple[int, int, int]
 
 RED: Colour = (235, 50, 60)
+GREEN: Colour = (0, 255, 0)
 # From the Okabe-Ito palette, which is safe for colour-blind readers.
 FALSE_POSITIVE: Colour = (213, 94, 0)
 FALSE_NEGATIVE: Colour = (0, 114, 178)
@@ -124,6 +125,40 @@ def draw_cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     alpha = (mask > 0).astype(np.uint8) * 255
     return cv2.merge([*cv2.split(cv2.bitwise_and(image, image, mask=alpha)), alpha])
+
+
+def draw_fill(image: np.ndarray, mask: np.ndarray, margin: int = 8) -> np.ndarray:
+    """Cut the object out with straight alpha, as editors expect it: its colours reach beyond its edge.
+
+    Where a codec mixes neighbouring pixels, no background shows at the edge, and no black.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool.
+        margin: How far the colours reach, pixels.
+
+    Returns:
+        (H, W, 4) uint8 RGBA; farther outside black, with zero alpha.
+    """
+    alpha = (mask > 0).astype(np.uint8) * 255
+    near = cv2.dilate(alpha, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))
+    return cv2.merge([*cv2.split(cv2.bitwise_and(image, image, mask=near)), alpha])
+
+
+def draw_background(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
+    """The object on a background of one colour.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool.
+        colour: RGB of the background, 0 to 255.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    drawn = np.full_like(image, colour)
+    cv2.copyTo(image, (mask > 0).astype(np.uint8), drawn)
+    return drawn
 
 
 def draw_label(image: np.ndarray, text: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from maskvos.errors import UserError
@@ -35,6 +35,56 @@ def write_bytes(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+class NewFile:
+    """A text file that is written bit by bit under another name, and has its own only once it is closed.
+
+    Args:
+        path: Destination, in an existing folder.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = partial(path)
+        try:
+            self._file = self._part.open("x", encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def write(self, text: str) -> None:
+        """Append.
+
+        Raises:
+            UserError: The disk is full, or the like.
+        """
+        try:
+            self._file.write(text)
+        except OSError as error:
+            self.abort()
+            raise cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            UserError: The disk is full, or the like.
+        """
+        try:
+            self._file.close()
+            os.replace(self._part, self.path)
+        except OSError as error:
+            self.abort()
+            raise cannot_write(self.path, error) from error
+
+    def abort(self) -> None:
+        """Remove what has been written."""
+        with suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
 
 
 def partial(path: Path) -> Path:

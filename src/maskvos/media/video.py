@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,8 @@ __all__ = ["Reading", "VideoInfo", "VideoWriter", "probe", "read_video", "variab
 
 log = logging.getLogger(__name__)
 
+# Encoders rarely let more frames than these refer to a later one.
+_HELD = 8
 _DEFAULT_RATE = Fraction(25)
 
 
@@ -172,7 +175,7 @@ def _open(path: Path) -> InputContainer:
     if not path.is_file():
         raise UserError(f"video file {path} not found; check the path")
     try:
-        return av.open(str(path))
+        return av.open(str(path.absolute()))  # "a:b.mp4" alone would be an address
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(
             f"the video {path} cannot be read ({error.strerror or error}); check that it plays and is complete"
@@ -184,6 +187,8 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise UserError(f"{path} has no video stream; give a video, or a folder of frames")
+    if streams[0].codec_context is None:
+        raise UserError(f"{path}: FFmpeg has no decoder for its video; convert it, for example to H.264")
     check_size(path, streams[0].codec_context.width, streams[0].codec_context.height)
     return streams[0]
 
@@ -196,17 +201,22 @@ def _pictures(path: Path, reading: Reading) -> Iterator[av.VideoFrame]:
     """Decode all frames that can be.
 
     Threads, each with a frame of its own, decode damaged frames differently every time and may lose some behind them:
-    from the first damage on, one thread decodes.
+    from the first damage on, one thread decodes. Frames before it may have been decoded from the damaged one, so they
+    are held back until others have come.
     """
     count = 0
     for threads in (True, False):
         with _open(path) as container:
             stream = _video_stream(container, path)
             stream.thread_type = "AUTO" if threads else "NONE"
+            held: deque[av.VideoFrame] = deque()
             try:
                 for picture in itertools.islice(_decode(container, stream, path, reading, threads), count, None):
-                    count += 1
-                    yield picture
+                    held.append(picture)
+                    if len(held) > _HELD * threads:
+                        count += 1
+                        yield held.popleft()
+                yield from held
                 return
             except _Damaged:
                 continue
@@ -231,7 +241,7 @@ def _decode(
     while not last:
         try:
             packet = next(packets, None)
-            last = packet is None or not packet.size  # what remains in the decoder
+            last = packet is None or (not packet.size and packet.dts is None)  # what remains in the decoder
             if packet is not None and packet.pts is not None:
                 end = max(end, packet.pts + (packet.duration or 0))
             if packet is not None and packet.is_corrupt and strict:
@@ -251,26 +261,26 @@ def _decode(
 
 def _expected(container: InputContainer, stream: VideoStream, end: int) -> int | None:
     """Number of frames that the file says it has, if its packets end (in ticks) clearly before the time it says."""
-    stated, base = _seconds(container, stream), stream.time_base
-    if stated is None or base is None or (len(container.streams) > 1 and not _own_seconds(stream)):
-        return None
-    missing = stated - (end - (stream.start_time or 0)) * base
-    # Elsewhere the last frame's own duration is not known, only when it begins.
-    tolerance = Fraction(3, 2) / _rate(stream) if stream.duration else Fraction(1, 2)
-    return stream.frames or round(stated * _rate(stream)) if missing > tolerance else None
+    base, rate = stream.time_base or Fraction(0), _rate(stream)
+    if stream.duration:
+        missing = (stream.duration + (stream.start_time or 0) - end) * base
+    else:  # Matroska says when the last frame ends
+        stated = _end(stream) or (_seconds(container, stream) if len(container.streams) == 1 else None)
+        missing = (stated or Fraction(0)) - end * base
+    # Only in MP4 and MOV does each frame say how long it lasts.
+    tolerance = Fraction(3, 2) / rate if "mp4" in container.format.name else Fraction(1, 2)
+    return stream.frames or round((missing + end * base) * rate) if missing > tolerance else None
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
     """Duration that the file states, of the video or else of everything in it."""
-    whole = Fraction(container.duration, av.time_base) if container.duration else None
-    own = _own_seconds(stream)
-    return whole if own is None else own
-
-
-def _own_seconds(stream: VideoStream) -> Fraction | None:
-    """Duration of the video that the file states; Matroska has it as text."""
     if stream.duration and stream.time_base:
         return Fraction(stream.duration * stream.time_base)
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _end(stream: VideoStream) -> Fraction | None:
+    """Second at which a video in Matroska ends, which it has as text."""
     texts = [text for name, text in stream.metadata.items() if name.startswith("DURATION")]
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", texts[0]) if texts else None
     if found is None:

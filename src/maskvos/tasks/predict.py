@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from maskvos.api import load
 from maskvos.build import build
 from maskvos.data.datasets.folder import folder
-from maskvos.environment import processes
+from maskvos.environment import parse_shard, processes
 from maskvos.errors import UserError
+from maskvos.inference.archive import share
 from maskvos.inference.engines import check_precision
 from maskvos.inference.writer import write_predictions
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
@@ -44,13 +45,16 @@ def run(cfg: DictConfig) -> dict[str, float]:
     )
     output = cfg.output or Path(cfg.paths.run) / "predictions"
     writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
-    rank, count = processes()
+    (shard, shards), (rank, count) = parse_shard(cfg.shard), processes()
+    mine = share(videos, shard * count + rank, shards * count)
     try:
         with _ended_by_sigterm():
-            write_predictions(segmenter, videos[rank::count], writer, cfg.trainer.enable_progress_bar)
-    finally:
-        if writer.finished or writer.skipped:
+            write_predictions(segmenter, mine, writer, cfg.trainer.enable_progress_bar, videos)
+    except BaseException:
+        if writer.finished or writer.skipped:  # that much has been done
             print(writer.summary())
+        raise
+    print(writer.summary())
     metrics: dict[str, float] = writer.metrics()
     return metrics
 

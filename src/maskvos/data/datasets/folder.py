@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from maskvos.data.datasets.listing import IMAGES, MOVIES, files_by_name, subfolders
+from maskvos.data.datasets.listing import IMAGES, MOVIES, files_by_name, is_kind, subfolders
 from maskvos.errors import UserError
 from maskvos.text import natural
 from maskvos.types import Frame, Video
@@ -43,12 +43,14 @@ def folder(root: Path | str | None) -> list[Video]:
         raise UserError(f"{root} is neither a file nor a folder, but a pipe or a device; {EXPECTED}")
     if not root.is_dir():
         raise UserError(f"no file or folder {root}; {EXPECTED}")
-    movies = files_by_name(root, MOVIES)
-    images = files_by_name(root)
-    inside = [name for name in subfolders(root) if files_by_name(root / name)]
+    try:
+        movies, images = files_by_name(root, MOVIES), files_by_name(root)
+    except OSError as error:
+        raise UserError(f"the folder {root} cannot be read ({error.strerror}); change its permissions") from error
+    inside = {name: found for name in subfolders(root) if (found := _images(root / name))}
     if images:
         if movies or inside:
-            other = next(iter(movies.values()), None) or root / inside[0]
+            other = next(iter(movies.values()), None) or root / next(iter(inside))
             raise UserError(
                 f"{root}: it contains both images and {other.name}; give a folder of frames or a folder of videos"
             )
@@ -66,7 +68,7 @@ def folder(root: Path | str | None) -> list[Video]:
         )
     _log_ignored(root, {*inside, *(path.name for path in movies.values())})
     videos = [_file(path) for path in movies.values()]
-    videos += [_frames(root / name, files_by_name(root / name)) for name in inside]
+    videos += [_frames(root / name, found) for name, found in inside.items()]
     return sorted(videos, key=lambda video: natural(video.name))
 
 
@@ -76,6 +78,14 @@ def _file(path: Path) -> Video:
     if path.suffix.lower() in IMAGES:
         return Video(name, (Frame(name, path),), dataset="folder")
     return Video(name, file=path, dataset="folder")
+
+
+def _images(path: Path) -> dict[str, Path]:
+    """Images of a folder; none if it cannot be read."""
+    try:
+        return files_by_name(path)
+    except OSError:
+        return {}
 
 
 def _frames(path: Path, images: dict[str, Path]) -> Video:
@@ -95,5 +105,7 @@ def _unused(root: Path, used: set[str]) -> Iterator[tuple[str, str]]:
         for entry in sorted(entries, key=lambda entry: natural(entry.name)):
             if entry.name in used or entry.name.startswith("."):
                 continue
-            kind = "no images in it" if entry.is_dir() else "neither an image nor a movie"
-            yield entry.name, kind if entry.is_dir() or entry.is_file() else "not a file"
+            if is_kind(entry.is_dir):
+                yield entry.name, "no images in it" if os.access(entry.path, os.R_OK | os.X_OK) else "cannot be read"
+            else:
+                yield entry.name, "neither an image nor a movie" if is_kind(entry.is_file) else "not a file"

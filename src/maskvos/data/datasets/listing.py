@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from maskvos.errors import UserError, nearest
@@ -97,8 +97,16 @@ def require_folder(dataset: str, root: Path | str, *parts: str, expected: str) -
 def subfolders(folder: Path) -> list[str]:
     """Names of the subfolders in natural order, without hidden ones."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+        names = [entry.name for entry in entries if is_kind(entry.is_dir) and not entry.name.startswith((".", "__"))]
     return sorted(names, key=natural)
+
+
+def is_kind(check: Callable[[], bool]) -> bool:
+    """``check`` of a directory entry, False for a link to itself."""
+    try:
+        return check()
+    except OSError:
+        return False
 
 
 def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, Path]:
@@ -123,7 +131,7 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
         names = [
             entry.name
             for entry in entries
-            if not entry.name.startswith(".") and (entry.is_file() or not os.path.exists(entry.path))
+            if not entry.name.startswith(".") and (is_kind(entry.is_file) or not os.path.exists(entry.path))
         ]
     for name in sorted(names):
         stem = name.rpartition(".")[0]
