@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import check_flags, explain
 from maskvos.cli.launch import check_launch, check_nested_launch, check_overrides
+from maskvos.cli.version import version_text
 from maskvos.environment import processes
 from maskvos.errors import UserError
 from maskvos.reports.sweep import write_result
@@ -64,6 +65,9 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; the message is written here
     try:
         check_flags(sys.argv[1:])
+        if text := version_text(sys.argv[1:]):
+            print(text)
+            return
         check_launch(sys.argv[1:])
         _hydra_main()
     except (UserError, HydraException, OmegaConfBaseException) as error:

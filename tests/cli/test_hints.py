@@ -86,7 +86,7 @@ def test_values_of_other_libraries_get_the_nearest() -> None:
 def test_flags() -> None:
     # Hydra publishes no list of its flags; its parser is the only place that has them.
     known = {flag for action in get_args_parser()._actions for flag in action.option_strings if flag.startswith("--")}
-    assert set(FLAGS) == known
+    assert set(FLAGS) == known | {"--verbose"}
     check_flags(["--help", "-m", "--multi", "--cfg", "job", "--config-dir=mine", "optim.lr=--3"])
     with pytest.raises(UserError, match="'--help'"):
         check_flags(["--hlp"])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from maskvos.benchmark.pipeline import procedural_video, time_pipeline
 from maskvos.benchmark.report import BenchmarkReport
 from maskvos.benchmark.variants import VARIANTS, Setting
 from maskvos.data.datamodule import VideoDataModule
-from maskvos.environment import versions
+from maskvos.environment import cpu_name, versions
 from maskvos.errors import UserError, nearest
 from maskvos.models.network import MaskVOS
 from maskvos.types import Video
@@ -132,7 +130,7 @@ def describe(network: MaskVOS, size: Sequence[int], setting: Setting) -> dict[st
     """Facts that results depend on: device, threads, precision, versions, input size, parameters, multiply-adds."""
     parameters = sum(p.numel() for p in network.parameters())
     return {
-        "device": torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else cpu_name(),
         "threads": f"{setting.threads} of {os.cpu_count()} cores",
         "precision": "float32" if setting.dtype is None else f"autocast to {str(setting.dtype).rpartition('.')[2]}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions(_PACKAGES).items()),
@@ -141,12 +139,3 @@ def describe(network: MaskVOS, size: Sequence[int], setting: Setting) -> dict[st
         "weights MB": round(sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20, 1),
         "GMACs per frame": round(multiply_adds(network, size), 2),
     }
-
-
-def _cpu_name() -> str:
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-        if name and name != "unknown":
-            return name
-    return platform.processor() or platform.machine()

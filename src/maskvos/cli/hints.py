@@ -18,8 +18,9 @@ ADDED = ("experiment", "sweep")
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+    "--verbose",
 )
-"""Hydra's flags."""
+"""Hydra's flags, and ``--verbose``, which goes with ``--version``."""
 RENAMED = {
     "mirror": "tta.mirror",
     "data.second_look": "tta.flow",
