@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-project test-browser test-all test-lowest test-install coverage lint format typecheck \
-	docs lock build clean
+	docs check lock build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,9 +60,8 @@ coverage: $(READY)  ## as `make test`; fails where too few lines and branches ar
 test-lowest:  ## as `make test`, with the lowest allowed versions, in .venv-lowest; PYTHON has to be 3.10 or 3.11
 	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
-lint: $(READY)  ## check style and formatting
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+lint: $(READY)  ## check style, formatting, notebooks, yaml, large files, workflows and forms: what .pre-commit-config.yaml lists
+	@SKIP=mypy $(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 format: $(READY)  ## fix style, formatting and notebooks
 	@$(BIN)/ruff check --fix .
@@ -102,6 +101,13 @@ test-install: build  ## install wheel and source distribution in an empty enviro
 	$(EMPTY)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --force-reinstall dist/*.tar.gz
 	@$(TRY)
 	@rm -rf $(EMPTY)
+
+release: $(READY)  ## check that a release can be made, build and try it, print what is left to do
+	@$(BIN)/python scripts/release.py
+	@$(MAKE) test-install
+	@$(BIN)/python scripts/release.py --steps
+
+check: lint typecheck docs coverage test-project test-browser test-install test-lowest  ## all of the above that CI runs; an hour, 20 GB
 
 clean:  ## remove caches and builds; keeps .venv, data and runs
 	rm -rf build dist site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
