@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-project test-browser test-all test-lowest test-install coverage lint format typecheck \
-	docs check lock build release clean
+	docs mutants check lock build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -79,7 +79,7 @@ lock: $(READY)  ## renew constraints.txt and constraints-lowest.txt after a chan
 LOCK := --quiet --python-version 3.10 --extra dev --no-annotate --custom-compile-command 'make lock' pyproject.toml
 
 docs: $(READY)  ## build the site in site/html; warnings are errors
-	@$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs -d site/doctrees . site/html
+	@$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet -c docs -d site/doctrees . site/html
 	@cp site/html/README.html site/html/index.html
 	@echo "site: site/html/index.html"
 
@@ -92,6 +92,10 @@ build: $(READY)  ## build wheel and source distribution in dist/
 EMPTY := build/empty
 TRY := cd $(EMPTY) && bin/maskvos --version --verbose && bin/maskvos +experiment=smoke --cfg job > job.yaml && bin/python -c \
 	'import maskvos, numpy; print(next(maskvos.load().stream([numpy.zeros((96, 160, 3), "uint8")] * 2)).mask.shape)'
+
+mutants: $(READY)  ## change the code in many small ways, and list the changes that no test notices; hours. MUTANTS=...: a pattern of names
+	@$(BIN)/mutmut run --max-children 2 $(MUTANTS)
+	@$(BIN)/mutmut results
 
 test-install: build  ## install wheel and source distribution in an empty environment, and use them
 	@rm -rf $(EMPTY)
@@ -110,5 +114,5 @@ release: $(READY)  ## check that a release can be made, build and try it, print 
 check: lint typecheck docs coverage test-project test-browser test-install test-lowest  ## all of the above that CI runs; an hour, 20 GB
 
 clean:  ## remove caches and builds; keeps .venv, data and runs
-	rm -rf build dist site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site mutants .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

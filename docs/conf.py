@@ -26,7 +26,7 @@ suppress_warnings = ["myst.header"]  # the second part of the README starts with
 CONTENTS = {
     "Guide": [f"docs/{name}" for name in ("prediction", "api", "datasets", "flow", "training", "evaluation")],
     "Notebooks": [f"notebooks/{name}" for name in ("quickstart", "data_and_flow", "compare_runs", "add_a_backbone")],
-    "Extending": ["docs/extending", "docs/architecture", "CONTRIBUTING", "CODE_OF_CONDUCT"],
+    "Extending": ["docs/extending", "docs/architecture", "docs/testing", "CONTRIBUTING", "CODE_OF_CONDUCT"],
     "Reference": ["docs/reference", "docs/model_card", "docs/performance", "docs/migration", "CHANGELOG", "SECURITY"],
 }
 
