@@ -211,6 +211,14 @@ def write_davis_fbms(root: Path) -> None:
     write_fbms(root / "FBMS")
 
 
+def write_davis_pictures(root: Path) -> None:
+    """DAVIS and sets of still images; the clips are generated on first use."""
+    write_davis(root / "DAVIS")
+    for number, name in enumerate(PICTURE_SETS):
+        write_frame(root / f"images/{name}/images/{name}.jpg", number)
+        write_soft_mask(root / f"images/{name}/masks/{name}.png", mask(number))
+
+
 def write_davis_synthetic(root: Path) -> None:
     """DAVIS; the procedural clips are generated on first use."""
     write_davis(root / "DAVIS")
@@ -231,11 +239,18 @@ def write_nothing(root: Path) -> None:
     """For datasets that generate their data or need none."""
 
 
+PICTURE_SETS = (
+    *("duts", "coco", "vsb_motion"),
+    *("horses", "pets", "humanseg", "ccp", "carparts", "flowers17", "msrc_cow30"),
+)
+"""The picture sets of ``data=davis_pictures``."""
+
 WRITERS = {
     "davis": write_davis,
     "davis2017": write_davis2017,
     "davis_duts": write_davis_duts,
     "davis_fbms": write_davis_fbms,
+    "davis_pictures": write_davis_pictures,
     "davis_synthetic": write_davis_synthetic,
     "davsod": write_davsod,
     "duts": write_duts,

@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskvos.cli.command import is_long_form
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.md")])
 
@@ -45,7 +47,7 @@ def prose(text: str) -> str:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every command of this project in shell blocks, also of those started by torchrun or sbatch."""
+    """The arguments of every command with settings in shell blocks, also of those started by torchrun or sbatch."""
     found = []
     for block in blocks(text, "bash"):
         for line in block.text.replace("\\\n", " ").splitlines():
@@ -55,7 +57,9 @@ def commands(text: str) -> list[list[str]]:
             for entry in _ENTRIES:
                 place = next((i for i in range(len(parts)) if parts[i : i + len(entry)] == entry), None)
                 if place is not None and (place == 0 or parts[0] in _LAUNCHERS):
-                    found.append(parts[place + len(entry) :])
+                    arguments = parts[place + len(entry) :]
+                    if entry != ["maskvos"] or is_long_form(arguments):
+                        found.append(arguments)
                     break
     return found
 

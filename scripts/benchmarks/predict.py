@@ -42,7 +42,7 @@ from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
 from maskvos.inference.writer import PredictionWriter, write_predictions
 from maskvos.media.images import resize_image
-from maskvos.media.video import read_video
+from maskvos.media.video import Reading, read_video
 from maskvos.text import markdown_table
 from maskvos.types import Video
 from maskvos.weights import bundled
@@ -66,7 +66,7 @@ class _Baseline:
         self.settings: dict[str, Any] = {"weights": "baseline"}
 
     @torch.inference_mode()
-    def stream_video(self, video: Video, times: FrameTimes) -> Iterator[SegmentedFrame]:
+    def stream_video(self, video: Video, times: FrameTimes, reading: Reading | None = None) -> Iterator[SegmentedFrame]:
         """See `Segmenter.stream_video`."""
         loader = DataLoader(_Samples(video.file), self.batch_size, num_workers=1, collate_fn=list, prefetch_factor=2)
         index = 0
@@ -81,6 +81,8 @@ class _Baseline:
                     sample["image"], probability, probability > 0.5, index, 0.0, f"{index:05d}", sample["flow"].numpy()
                 )
                 index += 1
+        if reading is not None:
+            reading.frames, reading.ended = index, True
 
 
 class _Samples(IterableDataset[dict[str, Any]]):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskvos.build import build
 from maskvos.data.datasets.folder import folder
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError, nearest, require
 from maskvos.inference.engines import (
     PRECISIONS,
     Engine,
@@ -138,6 +138,7 @@ def _engine(exported: Path, path: Path, backend: str, device: str, precision: st
         return OnnxEngine(exported)
     if backend == "openvino":
         return OpenVINOEngine(exported, precision)
+    require("torch", f"backend={backend}")
     # Imported here, because the engines above need no torch.
     from maskvos.inference.torch_engine import TorchEngine, TorchFileEngine, resolve_device
     from maskvos.weights.checkpoint import load_network
@@ -225,6 +226,6 @@ def evaluate(
     Example:
         >>> print(maskvos.evaluate("masks", davis("data/DAVIS", "val")).table())
     """
-    from maskvos.metrics.folder import evaluate_folder  # imports SciPy, which segmenting does not need
+    from maskvos.metrics.folder import evaluate_folder
 
     return evaluate_folder(predictions, dataset, protocol, missing)

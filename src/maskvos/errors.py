@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class UserError(ValueError):
@@ -36,3 +37,15 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         close = [choice for choice in close if similarity[choice] > similarity[close[0]] - 0.15]
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return "choose one of: " + ", ".join(choices)
+
+
+def require(package: str, purpose: str = "") -> None:
+    """Raise a `UserError` unless a package is installed.
+
+    Args:
+        package: Its name, for import and for pip.
+        purpose: What needs it; starts the message.
+    """
+    if find_spec(package) is None:
+        subject = f"{purpose}: " if purpose else ""
+        raise UserError(f"{subject}the package '{package}' is not installed; pip install {package}")

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import check_flags, explain
 from maskvos.cli.launch import check_launch, check_nested_launch, check_overrides
+from maskvos.cli.quoting import quote_texts
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
 from maskvos.errors import UserError
@@ -63,6 +64,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 def main() -> None:
     """The command: a mistake of the user ends with one message and exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; the message is written here
+    sys.argv[1:] = quote_texts(sys.argv[1:])  # where Hydra looks for them
     try:
         check_flags(sys.argv[1:])
         if text := version_text(sys.argv[1:]):

@@ -27,7 +27,7 @@ ON_DISK = sorted(set(NAMES) - {"synthetic"})
 MIXED = [name for name in NAMES if configs.load("data", name).weights]
 
 # Datasets whose masks are known exactly: no half-size masks and no static objects.
-EXACT = sorted(set(NAMES) - {"synthetic", "youtube_objects", "fbms", "davis_fbms", "davis_synthetic"})
+EXACT = sorted(set(NAMES) - {"synthetic", "youtube_objects", "fbms", "davis_fbms", "davis_pictures", "davis_synthetic"})
 
 
 def load(name: str, root: Path, **changes: object) -> DictConfig:
@@ -77,7 +77,7 @@ def build(name: str, place: Path) -> VideoDataModule:
     if name == "synthetic":
         for split in SPLITS:
             cfg.data[split].update(clips=2, frames=3)
-    elif name == "davis_synthetic":
+    elif name in ("davis_synthetic", "davis_pictures"):
         cfg.data.train.parts[1].update(clips=2, frames=3, size=[32, 48])
     return hydra.utils.instantiate(cfg.data)
 
@@ -169,6 +169,8 @@ def test_missing_frame_is_reported_with_its_path(name: str, own_tree: Path) -> N
 
 @pytest.mark.parametrize("name", ON_DISK, indirect=True)
 def test_listing_opens_no_image(name: str, own_tree: Path) -> None:
+    if name == "davis_pictures":
+        pytest.skip("changed pictures are animated again")
     before = splits(build(name, own_tree))
     for path in own_tree.rglob("*"):
         if path.suffix in (".jpg", ".png", ".ppm", ".pgm"):

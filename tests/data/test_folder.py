@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,42 @@ def test_errors_name_the_path_and_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "same" / "film.mp4").touch()
     with pytest.raises(UserError, match="both a folder and a movie are called 'film'"):
         folder(tmp_path / "same")
+
+
+@pytest.mark.parametrize(
+    "name", ["ñ.mp4", "clip (1).mp4", "it's.mp4", "a&b.mp4", "a,b.mp4", "2024", "a=b.mp4", "-x.mp4", "...mp4", "x..mp4"]
+)
+def test_odd_names_become_folders_inside_of_the_output(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"any content")
+    [video] = folder(tmp_path / name)
+    assert (tmp_path / "out" / video.name).resolve().parent == tmp_path / "out"
+    assert video.name in (name, name.removesuffix(".mp4"))
+
+
+def test_a_folder_above_has_its_own_name(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "clip")
+    (tmp_path / "clip" / "inside").mkdir()
+    assert folder(tmp_path / "clip" / "inside" / "..")[0].name == "clip"
+
+
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "clip")
+    os.mkfifo(tmp_path / "clip" / "pipe.png")
+    [video] = folder(tmp_path / "clip")
+    assert len(video.frames) == 3
+    with pytest.raises(UserError, match=r"pipe\.png is neither a file nor a folder"):
+        folder(tmp_path / "clip" / "pipe.png")
+
+
+def test_what_is_ignored_is_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "film.mp4").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".hidden").touch()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with caplog.at_level(logging.INFO):
+        assert [video.name for video in folder(tmp_path)] == ["film"]
+    [record] = caplog.records
+    assert record.message.endswith(
+        "ignored empty (no images in it), notes.txt (neither an image nor a movie), pipe.mp4 (not a file)"
+    )

@@ -66,7 +66,7 @@ def test_a_still_image_has_zero_flow(tmp_path: Path, flow: FlowStore) -> None:
 def test_motion_as_option_shows_the_image_of_a_movie_of_one_frame(
     flow: FlowStore, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr("maskvos.data.streams.read_video", lambda path: map(fakes.frame, range(count)))
+    monkeypatch.setattr("maskvos.data.streams.read_video", lambda path, reading: map(fakes.frame, range(count)))
     samples = stream(flow, Video("film", file=Path("film.mp4")), motion_as_option=0.0)
     assert [sample.still for sample in samples] == [count == 1] * count
 
@@ -82,7 +82,7 @@ def test_few_frames_of_a_movie_are_held_at_a_time(flow: FlowStore, monkeypatch: 
     read: list[weakref.ref] = []
     alive: list[int] = []
 
-    def movie(path: Path) -> Iterator[np.ndarray]:
+    def movie(path: Path, reading: object) -> Iterator[np.ndarray]:
         for index in range(60):
             frame = fakes.frame(index)
             read.append(weakref.ref(frame))
@@ -100,7 +100,7 @@ def test_few_frames_of_a_movie_are_held_at_a_time(flow: FlowStore, monkeypatch: 
 
 
 def test_a_movie_without_frames_is_named(flow: FlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskvos.data.streams.read_video", lambda path: iter(()))
+    monkeypatch.setattr("maskvos.data.streams.read_video", lambda path, reading: iter(()))
     with pytest.raises(UserError, match=r"film.mp4 has no frame"):
         stream(flow, Video("film", file=Path("film.mp4")))
 

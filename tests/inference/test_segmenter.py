@@ -84,7 +84,7 @@ def test_frames_are_segmented_in_parallel_and_stay_in_order(tmp_path: Path) -> N
 def test_few_frames_are_decoded_ahead(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
 
-    def movie(path: Path) -> Iterator[np.ndarray]:
+    def movie(path: Path, reading: object) -> Iterator[np.ndarray]:
         for index in range(60):
             decoded.append(index)
             yield fakes.frame(index % 20)

@@ -21,8 +21,9 @@ from maskvos.flow.colours import flow_to_rgb
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.inference.video_folder import draw_flow
 from maskvos.inference.writer import PredictionWriter, write_predictions
+from maskvos.media.files import create
 from maskvos.media.images import write_image
-from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
+from maskvos.media.video import Reading, VideoWriter, probe, read_video, variable_timestamps
 from maskvos.types import Frame, Video
 
 SIZE = (36, 52)
@@ -41,9 +42,9 @@ class Bright:
     def probability(self, frame: np.ndarray) -> np.ndarray:
         return frame.mean(axis=-1).astype(np.float32) / 255
 
-    def stream_video(self, video: Video, times: FrameTimes) -> Iterator[SegmentedFrame]:
+    def stream_video(self, video: Video, times: FrameTimes, reading: Reading) -> Iterator[SegmentedFrame]:
         self.read.append(video.name)
-        for index, frame in enumerate(read_frames(video)):
+        for index, frame in enumerate(read_frames(video, reading)):
             self.seen += 1
             if self.stop_at is not None and self.seen > self.stop_at:
                 raise self.error
@@ -101,7 +102,7 @@ def test_all_kinds_of_a_folder_of_frames(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "walk")
     writer = predict(tmp_path / "out", [video], kinds=["masks", "soft", "overlay", "cutout"], frame_rate=12)
     folder = tmp_path / "out" / "walk"
-    assert sorted(os.listdir(folder)) == ["cutout", "manifest.json", "masks", "overlay.mp4", "soft"]
+    assert sorted(os.listdir(folder)) == [".lock", "cutout", "manifest.json", "masks", "overlay.mp4", "soft"]
     for kind in ("masks", "soft", "cutout"):
         assert sorted(os.listdir(folder / kind)) == [f"shot_{index}.png" for index in range(4)]
     for index in range(4):
@@ -136,7 +137,7 @@ def test_side_by_side_shows_frame_flow_and_mask_at_the_movies_rate(tmp_path: Pat
     video = movie(tmp_path / "in", "clip")
     predict(tmp_path / "out", [video], kinds=["side_by_side", "masks"])
     path = tmp_path / "out" / "clip" / "side_by_side.mp4"
-    assert sorted(os.listdir(path.parent)) == ["manifest.json", "masks", "side_by_side.mp4"]
+    assert sorted(os.listdir(path.parent)) == [".lock", "manifest.json", "masks", "side_by_side.mp4"]
     assert probe(path).fps == Fraction(30000, 1001)
     rows = list(read_video(path))
     assert len(rows) == 6
@@ -241,8 +242,8 @@ def test_an_interrupted_run_leaves_complete_files_and_resumes(
     with pytest.raises(error):
         predict(tmp_path / "out", videos, Bright(stop_at=9, error=error))
     assert "stopped in 'b'; 1 videos of this run are complete" in capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path / "out" / "a")) == ["manifest.json", "masks", "overlay.mp4"]
-    assert sorted(os.listdir(tmp_path / "out" / "b")) == ["manifest.json", "masks"]
+    assert sorted(os.listdir(tmp_path / "out" / "a")) == [".lock", "manifest.json", "masks", "overlay.mp4"]
+    assert sorted(os.listdir(tmp_path / "out" / "b")) == [".lock", "manifest.json", "masks"]
     left = sorted(os.listdir(tmp_path / "out" / "b" / "masks"))
     assert left == [f"shot_{index}.png" for index in range(5)]
     for name in left:
@@ -257,9 +258,10 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         predict(tmp_path / "out", [video], Bright(stop_at=3, error=RuntimeError))
     (tmp_path / "out" / "a" / "masks" / ".shot_0.png.123.part").write_bytes(b"half")
+    (tmp_path / "out" / "a" / ".overlay.mp4.123.part").write_bytes(b"half")
     (tmp_path / "out" / "a" / ".overlay.partial.mp4").write_bytes(b"half")
     predict(tmp_path / "out", [video])
-    assert not [p for p in (tmp_path / "out").rglob(".*")]
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize(
@@ -326,22 +328,22 @@ def test_a_corrupt_manifest_is_reported(tmp_path: Path, text: str) -> None:
 
 def test_a_full_disk_leaves_complete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = frames_video(tmp_path, "a", 8)
-    real, count = Path.write_bytes, []
+    count = []
 
-    def full(path: Path, data: bytes) -> int:
+    def full(path: Path, data: bytes) -> None:
         count.append(path)
         if len(count) == 5:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, data)
+        create(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("maskvos.media.files.create", full)
     with pytest.raises(UserError, match="disk is full"):
         predict(tmp_path / "out", [video])
-    assert sorted(os.listdir(tmp_path / "out" / "a")) == ["manifest.json", "masks"]
+    assert sorted(os.listdir(tmp_path / "out" / "a")) == [".lock", "manifest.json", "masks"]
     # The manifest and three masks came before the full disk, and nothing after it, though frames were waiting.
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 3
     assert not json.loads((tmp_path / "out" / "a" / "manifest.json").read_text())["complete"]
-    monkeypatch.setattr(Path, "write_bytes", real)
+    monkeypatch.undo()
     predict(tmp_path / "out", [video])
     assert len(os.listdir(tmp_path / "out" / "a" / "masks")) == 8
 
@@ -355,7 +357,7 @@ def test_errors_of_the_last_file_are_raised(tmp_path: Path, monkeypatch: pytest.
         predict(tmp_path / "out", [frames_video(tmp_path, "a")])
     assert not json.loads((tmp_path / "out" / "a" / "manifest.json").read_text())["complete"]
     assert not list((tmp_path / "out" / "a").glob("*.mp4"))
-    assert not list((tmp_path / "out" / "a").glob(".*"))
+    assert [path.name for path in (tmp_path / "out" / "a").glob(".*")] == [".lock"]
 
 
 def test_an_output_that_cannot_be_written_stops_before_any_work(tmp_path: Path) -> None:

@@ -36,12 +36,12 @@ each_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_failed_write_leaves_no_file(
     write: Callable[[Path], None], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
+    def fail(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
             file.write(data[:3])
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr("maskvos.media.files.create", fail)
     with pytest.raises(UserError, match=message):
         write(tmp_path / "new")
     assert os.listdir(tmp_path / "new") == []

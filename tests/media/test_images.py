@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -104,12 +106,12 @@ def test_missing_files_and_other_formats_are_named_in_the_error(tmp_path: Path) 
 def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     write_image(tmp_path / "before.png", np.zeros((4, 4), np.uint8))
 
-    def fail(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
+    def fail(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
             file.write(data[:10])
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr("maskvos.media.files.create", fail)
     with pytest.raises(UserError, match="disk is full" if code == errno.ENOSPC else r"could not be written"):
         write_image(tmp_path / "after.png", np.zeros((4, 4), np.uint8))
     assert os.listdir(tmp_path) == ["before.png"]
@@ -119,3 +121,40 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unsupported_arrays_are_rejected(tmp_path: Path, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot encode"):
         write_image(tmp_path / "a.png", image)
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it is large, and has no pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    pixels = zlib.compress(b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000, 60_000, 2**31 - 1])
+def test_images_that_would_fill_the_memory_are_refused(tmp_path: Path, side: int) -> None:
+    (tmp_path / "a.png").write_bytes(png(side, side))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"a\.png.*resize it"):
+        read_image(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_png_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.png is damaged"):
+        read_image(path)
+
+
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is not a file"):
+        read_image(tmp_path / "a.png")

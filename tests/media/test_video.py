@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskvos.errors import UserError
-from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
+from maskvos.media.video import Reading, VideoWriter, probe, read_video, variable_timestamps
 
 
 def colour_frames(count: int, height: int, width: int) -> Iterator[np.ndarray]:
@@ -361,3 +361,84 @@ def test_memory_is_constant(tmp_path: Path) -> None:
     assert count == 2000
     # A frame takes 18 kB: 1800 frames would take 33 MB.
     assert max(peaks.values()) < 2_000_000
+
+
+def flipped(path: Path, bits: int = 10) -> None:
+    """Flip bits in the middle of a file, where the frames are."""
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for place in random.integers(len(data) // 4, len(data) * 3 // 4, bits):
+        data[place] ^= 4
+    path.write_bytes(data)
+
+
+def test_damaged_frames_are_counted_and_decoded_alike_every_time(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 64, 96, 3), np.uint8)
+    path = encode_video(tmp_path / "a.mp4", list(noise))
+    whole = Reading()
+    assert len(list(read_video(path, whole))) == 20
+    assert (whole.frames, whole.damaged, whole.expected, whole.ended, whole.problem) == (20, 0, 20, True, "")
+    flipped(path)
+    digests = set()
+    for _ in range(5):
+        reading = Reading()
+        digests.add(hash(b"".join(frame.tobytes() for frame in read_video(path, reading))))
+        assert reading.damaged > 0
+        assert f"{reading.damaged} of {reading.frames} frames have errors" in reading.problem
+        digests.add(reading.damaged)
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".mkv", "libx264"), (".webm", "libvpx-vp9")])
+def test_a_video_that_ends_early_is_short(
+    tmp_path: Path, suffix: str, codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 255, (50, 64, 96, 3), np.uint8))
+    path = encode_video(tmp_path / f"a{suffix}", frames, codec)
+    if suffix == ".mp4":  # the index first, as in downloads
+        with VideoWriter(path, 25) as writer:
+            for frame in frames:
+                writer.write(frame)
+    reading = Reading()
+    assert len(list(read_video(path, reading))) == 50
+    assert not reading.problem
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    reading = Reading()
+    count = len(list(read_video(path, reading)))
+    assert 10 < count < 40
+    assert reading.frames == count
+    assert reading.short
+    assert reading.expected == 50
+    assert f"it ends after {count} of about 50 frames" in caplog.text
+
+
+def test_a_video_of_huge_frames_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode_video(tmp_path / "a.mp4", list(colour_frames(2, 64, 96)))
+    monkeypatch.setattr("maskvos.media.images.MAX_PIXELS", 64 * 96 - 1)
+    for use in (probe, lambda path: list(read_video(path))):
+        with pytest.raises(UserError, match=r"a\.mp4 is 96x64 pixels"):
+            use(path)
+
+
+def test_two_writers_of_one_file_do_not_mix_and_follow_no_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    for name in (".out.partial.mp4", ".out.mp4.part"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    frames = list(colour_frames(20, 64, 96))
+    with VideoWriter(tmp_path / "out.mp4", 25) as one, VideoWriter(tmp_path / "out.mp4", 25) as other:
+        for frame in frames:
+            one.write(frame)
+            other.write(frame[::-1])
+    assert len(list(read_video(tmp_path / "out.mp4"))) == 20
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_equal_frames_give_equal_files(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (10, 320, 96, 3), np.uint8)
+    for name in "ab":
+        with VideoWriter(tmp_path / f"{name}.mp4", 25) as writer:
+            for frame in frames:
+                writer.write(frame)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data == (tmp_path / "b.mp4").read_bytes()
+    assert b"threads=4 " in data  # not the number of this machine's cores

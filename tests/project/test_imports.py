@@ -29,6 +29,7 @@ ROOMS = [
     ["tasks"],
     ["cli"],
     ["run"],
+    ["cli.command"],
 ]
 
 
@@ -105,6 +106,8 @@ assert next(model.stream([numpy.zeros((40, 60, 3), "uint8")] * 2)).mask.shape ==
 @pytest.mark.parametrize("code", [SCORE, SEGMENT], ids=["score", "segment"])
 def test_scoring_and_segmenting_need_no_torch(code: str) -> None:
     # None in sys.modules makes an import fail as if the package were not installed.
-    absent = "import sys\nfor name in ('torch', 'pytorch_lightning', 'hydra', 'timm'): sys.modules[name] = None\n"
+    absent = (
+        "import sys\nfor name in ('torch', 'pytorch_lightning', 'hydra', 'timm', 'scipy'): sys.modules[name] = None\n"
+    )
     done = subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

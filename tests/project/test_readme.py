@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from fakes import DAVIS_SPLITS, write_davis, write_fbms, write_folder, write_youtube_vos
+from maskvos.cli.command import main
 from maskvos.media.video import VideoWriter
 from maskvos.run import compose, run
 from pages import ROOT, blocks, commands
@@ -86,6 +88,23 @@ def test_readme_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert written == ["manifest.json", "masks", "overlay.mp4"]
     exec(score.text, {})
     assert "mean over sequences" in capsys.readouterr().out
+
+
+def test_one_line_segments_a_clip(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = re.findall(r"^maskvos .*$", README, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(place / "my_clip.mp4", tmp_path)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    main()
+    assert len(list((tmp_path / "out" / "my_clip" / "masks").iterdir())) == 3
+
+
+def test_packages_for_segmenting_have_the_bounds_of_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    lines = [line for line in (ROOT / "requirements-segment.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines
+    for line in lines:
+        assert f'"{line}"' in project
 
 
 def test_readme_covers_the_main_tasks() -> None:

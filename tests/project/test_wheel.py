@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fakes import write_davis
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -46,6 +48,28 @@ def test_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
 
 def test_console_command_is_declared(installed: Path) -> None:
     (entry,) = installed.glob("maskvos-*.dist-info/entry_points.txt")
-    assert "maskvos = maskvos.run:main" in entry.read_text()
+    assert "maskvos = maskvos.cli.command:main" in entry.read_text()
     assert (installed / "bin" / "maskvos").exists()
     assert zipfile.is_zipfile(next(installed.parent.glob("*.whl")))
+
+
+@pytest.mark.slow
+def test_segmenting_and_scoring_need_no_torch(installed: Path, tmp_path: Path) -> None:
+    wheel = next(installed.parent.glob("*.whl"))
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
+    subprocess.run([*pip, "-r", str(ROOT / "requirements-segment.txt")], check=True)
+    write_davis(tmp_path / "DAVIS")
+    code = (
+        "import sys, maskvos\n"
+        "from maskvos.data.datasets.davis import davis\n"
+        "maskvos.segment('DAVIS/JPEGImages/480p', 'out', kinds=['masks'])\n"
+        "masks = 'DAVIS/Annotations/480p'\n"
+        "assert maskvos.evaluate(masks, davis('DAVIS', 'val')).overall['jf'] == 1\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([str(python), "-c", code], cwd=tmp_path, check=True)
+    size = sum(path.stat().st_size for path in (tmp_path / "venv").rglob("*") if path.is_file())
+    assert size < 600e6

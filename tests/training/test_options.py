@@ -153,6 +153,29 @@ def test_frozen_norms_keep_weights_and_statistics(which: str, level: int) -> Non
     assert encoders
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_frozen_layers_of_the_appearance_encoder_are_not_trained(count: int) -> None:
+    module = system(freeze_layers=count)
+    module.eval()
+    module.train()
+    before = {name: buffer.clone() for name, buffer in module.network.named_buffers()}
+    _, gradients, after, _ = step(module)
+    for stream in ("rgb_encoder", "flow_encoder"):
+        for stage in range(4):
+            # The stem is layer 0, and each of the four stages has one block.
+            frozen = stream == "rgb_encoder" and stage + 1 < count
+            block = f"{stream}.stages.{stage}.0."
+            assert (f"{block}conv1.weight" in gradients) != frozen
+            assert (f"{block}norm1.weight" in gradients) != frozen
+            mean = f"{block}norm1.running_mean"
+            assert torch.equal(before[mean], after[mean]) == frozen
+
+
+def test_freezing_layers_needs_a_backbone_that_numbers_them() -> None:
+    with pytest.raises(UserError, match=r"train\.freeze_layers=1: Plain does not number its layers"):
+        system(Plain, freeze_layers=1)
+
+
 def test_layer_norms_are_never_frozen() -> None:
     module = system(BACKBONES["swin"], freeze_norms="all")
     norms = [part for part in module.network.rgb_encoder.modules() if isinstance(part, nn.LayerNorm)]
@@ -209,6 +232,7 @@ def test_overfits_one_batch(name: str, rate: float, steps: int) -> None:
         ({"backbone_factor": -0.1}, "backbone_factor=-0.1"),
         ({"layer_decay": 0.0}, "above 0"),
         ({"layer_decay": 1.1}, "at most 1"),
+        ({"freeze_layers": -1}, "0 trains all layers"),
         ({"freeze_norms": "encoder"}, "'encoders'"),
         ({"ema": 1.0}, "0.999"),
         ({"compile": "defualt"}, "'default'"),

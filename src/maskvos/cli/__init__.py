@@ -1,1 +1,1 @@
-"""The command line: composing the configuration, launch checks, and hints for mistyped names."""
+"""The command line: the one-line command, composing the configuration, launch checks, and hints for mistyped names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -18,6 +19,8 @@ from maskvos.errors import UserError
 from maskvos.text import flatten
 from maskvos.weights import bundled
 from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
+
+log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if path.is_dir())
@@ -97,6 +100,9 @@ def complete(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     typed = {_name(override): override for override in overrides}
+    if "input" in typed and "task" not in typed and cfg.task == "train":
+        log.info("%s: taken as task=predict, since no task was given", typed["input"])
+        cfg.task = "predict"
     if cfg.task == "predict" and cfg.ckpt_path is None and "experiment" not in typed:
         cfg.ckpt_path = bundled.DEFAULT
     for setting in ("ckpt_path", "init_from"):

@@ -17,7 +17,7 @@ from maskvos.errors import UserError
 from maskvos.flow.base import FlowOf, stream_flow
 from maskvos.flow.store import FlowStore
 from maskvos.media.images import read_image
-from maskvos.media.video import probe, read_video, variable_timestamps
+from maskvos.media.video import Reading, probe, read_video, variable_timestamps
 from maskvos.types import Video
 
 FRAME_RATE = 24
@@ -60,8 +60,12 @@ def times_of(video: Video, rate: Fraction | float = FRAME_RATE) -> FrameTimes:
     return FrameTimes(probe(video.file).fps, variable_timestamps(video.file))
 
 
-def read_frames(video: Video) -> Iterator[np.ndarray]:
+def read_frames(video: Video, reading: Reading | None = None) -> Iterator[np.ndarray]:
     """Decode the frames of a video one after the other.
+
+    Args:
+        video: A movie or a folder of frames.
+        reading: Is kept up to date.
 
     Yields:
         (H, W, 3) uint8 RGB, all of one size.
@@ -69,9 +73,11 @@ def read_frames(video: Video) -> Iterator[np.ndarray]:
     Raises:
         UserError: The video cannot be read, or its frames differ in size.
     """
+    reading = reading or Reading()
     if video.file is not None:
-        yield from read_video(video.file)
+        yield from read_video(video.file, reading)
         return
+    reading.expected = len(video.frames)
     shape: tuple[int, ...] | None = None
     for frame in video.frames:
         image = read_image(frame.image)
@@ -81,7 +87,9 @@ def read_frames(video: Video) -> Iterator[np.ndarray]:
                 f"{frame.image} is {image.shape[1]}x{image.shape[0]} and {video.frames[0].image.name} "
                 f"{shape[1]}x{shape[0]} (width x height); the frames of a video must have the same size"
             )
+        reading.frames += 1
         yield image
+    reading.ended = True
 
 
 @dataclass(frozen=True)
@@ -122,19 +130,22 @@ class FrameStream:
     motion_as_option: float | None = None
     tta_flow: FlowStore | None = None
 
-    def of_video(self, video: Video, times: FrameTimes | None = None) -> Iterator[StreamFrame]:
+    def of_video(
+        self, video: Video, times: FrameTimes | None = None, reading: Reading | None = None
+    ) -> Iterator[StreamFrame]:
         """Frames of a video on disk.
 
         Args:
             video: A movie or a folder of frames.
             times: When its frames are shown; looked up by default.
+            reading: Is kept up to date: how many frames were read, and what is damaged.
 
         Raises:
             UserError: The video cannot be read, is empty, or has frames of several sizes.
         """
         names = (frame.name for frame in video.frames) if video.frames else _numbers()
         empty = True
-        for frame in self._stream(video, read_frames(video), times or times_of(video), names):
+        for frame in self._stream(video, read_frames(video, reading), times or times_of(video), names):
             empty = False
             yield frame
         if empty:

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskvos.environment import cores
-from maskvos.errors import UserError, nearest
-from maskvos.weights.exported import identify, open_onnx, require
+from maskvos.errors import UserError, nearest, require
+from maskvos.weights.exported import identify, open_onnx
 
 PRECISIONS = {"32-true": None, "32": None, "bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16"}
 """Names of precisions, as Lightning's Trainer has them, to the type of autocast; None: no autocast."""

@@ -24,6 +24,7 @@ from maskvos.inference.engines import Engine
 from maskvos.inference.postprocess import resize_logits, sigmoid
 from maskvos.inference.tta import TTA
 from maskvos.media.images import resize_image
+from maskvos.media.video import Reading
 from maskvos.types import Video
 
 T = TypeVar("T")
@@ -130,9 +131,9 @@ class Segmenter:
             for frame in self.frames.of_arrays(source, frame_rate):
                 yield from self._segment([self._prepare(frame)], engine)
 
-    def stream_video(self, video: Video, times: FrameTimes) -> Iterator[SegmentedFrame]:
-        """`stream` for a video on disk whose frame times are known."""
-        frames = self.frames.of_video(video, times)
+    def stream_video(self, video: Video, times: FrameTimes, reading: Reading | None = None) -> Iterator[SegmentedFrame]:
+        """`stream` for a video on disk whose frame times are known; keeps ``reading`` up to date."""
+        frames = self.frames.of_video(video, times, reading)
         if self.engine.workers > 1:
             with _pool(self.engine.workers) as pool:
                 yield from _map(pool, self._process, frames, self.engine.workers + 2)

@@ -15,9 +15,9 @@ from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.media.draw import draw_cutout, draw_overlay, side_by_side
-from maskvos.media.files import ensure_writable, write_bytes
+from maskvos.media.files import ensure_writable, remove_partial, write_bytes
 from maskvos.media.images import write_image
-from maskvos.media.video import VideoWriter
+from maskvos.media.video import Reading, VideoWriter
 from maskvos.types import Video
 
 KINDS = ("masks", "soft", "overlay", "side_by_side", "cutout")
@@ -46,6 +46,8 @@ class VideoFolder:
     """
 
     def __init__(self, output: Path, video: Video, settings: Mapping[str, Any], look: Look) -> None:
+        if Path(video.name).name != video.name or video.name in ("", ".."):
+            raise UserError(f"video '{video.name}': its name cannot be that of a folder in {output}; rename it")
         self.video = video
         self.path = output / video.name
         self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))  # as they come back from the file
@@ -61,6 +63,8 @@ class VideoFolder:
     def is_complete(self, kinds: Sequence[str]) -> bool:
         """Whether all results of this input with these settings exist.
 
+        Of a video that is short, that is all of what can be read; of one that failed, nothing.
+
         Raises:
             UserError: There are results of another input or other settings, or of unknown origin.
         """
@@ -73,6 +77,8 @@ class VideoFolder:
                     "choose another output=<folder>, or replace them with writer.existing=overwrite"
                 )
             return False
+        if "error" in manifest:
+            return False
         made = {**manifest["settings"], "input": manifest["input"]}
         now = {**self.settings, "input": self._fingerprint()}
         for key in sorted({*made, *now}):
@@ -82,7 +88,12 @@ class VideoFolder:
                     f"{_short(now.get(key))}); choose another output=<folder>, or replace them with "
                     "writer.existing=overwrite"
                 )
-        return bool(manifest["complete"]) and all(self._has_all(kind, manifest["frames"]) for kind in kinds)
+        done = manifest["complete"] or "expected" in manifest
+        return bool(done) and all(self._has_all(kind, manifest["frames"]) for kind in kinds)
+
+    def is_empty(self) -> bool:
+        """Whether there are no results, of whatever kind."""
+        return not self.path.is_dir() or not any(path.name != ".lock" for path in self.path.iterdir())
 
     def _has_all(self, kind: str, frames: int) -> bool:
         if kind in MOVIES:
@@ -104,18 +115,18 @@ class VideoFolder:
         return manifest
 
     def _fingerprint(self) -> str:
-        """Hash of the input files' names, sizes and modification times, but not of their folder."""
+        """Hash of the input files' names, sizes and modification times, but not of their folder; reading them fails."""
         files = [self.video.file] if self.video.file else [frame.image for frame in self.video.frames]
         text = hashlib.sha256()
         for file in files:
             try:
                 status = file.stat()
-            except OSError as error:
-                raise UserError(f"the input {file} cannot be read ({error.strerror}); check the path") from error
-            text.update(f"{file.name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+                text.update(f"{file.name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+            except OSError as error:  # whoever reads it reports this
+                text.update(f"{file.name}|{error.errno}\n".encode())
         return text.hexdigest()[:16]
 
-    def _write_manifest(self, complete: bool) -> None:
+    def _write_manifest(self, complete: bool, **more: Any) -> None:
         manifest = {
             "video": self.video.name,
             "source": str(self.video.file or self.video.frames[0].image.parent),
@@ -123,6 +134,7 @@ class VideoFolder:
             "frames": self.written,
             "size": [int(side) for side in self._size],
             "complete": complete,
+            **more,
             "settings": self.settings,
         }
         write_bytes(self.path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
@@ -130,7 +142,7 @@ class VideoFolder:
     # ---------------------------------------------------------------- writing
 
     def begin(self, kinds: Sequence[str], size: tuple[int, int], times: FrameTimes, overwrite: bool) -> None:
-        """Remove leftovers of an earlier run, write an incomplete manifest, and open the movies.
+        """Remove leftovers of earlier runs, write an incomplete manifest, and open the movies.
 
         Args:
             kinds: What to write, of `KINDS`.
@@ -140,12 +152,15 @@ class VideoFolder:
         """
         self._kinds, self._size, self._times = kinds, size, times
         ensure_writable(self.path)
-        if overwrite:
+        remove_partial(self.path)
+        for kind in KINDS:
+            remove_partial(self.path / kind)
+        if overwrite or "error" in (self._read_manifest() or {}):
             for name in MOVIES.values():
                 (self.path / name).unlink(missing_ok=True)
-        for kind in KINDS:
-            for old in (self.path / kind).glob("*.png" if overwrite else ".*.part"):
-                old.unlink(missing_ok=True)
+            for kind in KINDS:
+                for old in (self.path / kind).glob("*.png"):
+                    old.unlink(missing_ok=True)
         self._write_manifest(complete=False)
         for kind in kinds:
             if kind in MOVIES:
@@ -174,18 +189,31 @@ class VideoFolder:
         uneven = self._times is not None and self._times.uneven is not None
         self._movies[kind].write(picture, self._times.at(self.written) if self._times and uneven else None)
 
-    def finish(self) -> None:
-        """Close the movies and mark the results as complete."""
+    def finish(self, reading: Reading) -> None:
+        """Close the movies and mark the results as complete, unless the video is short.
+
+        Raises:
+            RuntimeError: Not all frames that were read have been written.
+        """
+        if not reading.ended or reading.frames != self.written:
+            raise RuntimeError(f"video '{self.video.name}': {reading.frames} frames read, but {self.written} written")
         for movie in self._movies.values():
             movie.close()
         self._movies = {}
-        self._write_manifest(complete=True)
+        noted = {"expected": reading.expected} if reading.short else {}
+        self._write_manifest(not reading.short, **noted, damaged=reading.damaged)
 
-    def abort(self) -> None:
-        """Remove the unfinished movies; call it when the writing thread has ended."""
+    def abort(self, reason: str | None = None) -> None:
+        """Remove the unfinished movies; call it when the writing thread has ended.
+
+        Args:
+            reason: Why the video cannot be segmented, for the manifest; None: it can be.
+        """
         for movie in self._movies.values():
             movie.abort()
         self._movies = {}
+        if reason is not None:
+            self._write_manifest(complete=False, error=reason)
 
 
 def draw_flow(flow: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

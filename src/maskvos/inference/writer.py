@@ -15,9 +15,10 @@ decoded; the interrupted one restarts at its first frame, since a movie and its 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -31,11 +32,12 @@ from maskvos.errors import UserError, nearest
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.video_folder import KINDS, MOVIES, Look, VideoFolder
 from maskvos.media.draw import RED
-from maskvos.media.files import ensure_writable
-from maskvos.media.video import probe
+from maskvos.media.files import ensure_writable, locked
+from maskvos.media.video import Reading, probe
 from maskvos.types import Video
 
 EXISTING = ("resume", "overwrite", "error")
+ON_ERROR = ("skip", "fail")
 # Frames that may wait to be written; segmentation waits when writing is slower.
 _WAITING = 8
 # Number of videos that the summary lists one by one.
@@ -50,6 +52,7 @@ class PredictionWriter:
         kinds: Any of ``masks``, ``soft``, ``overlay``, ``side_by_side``, ``cutout``.
         existing: Where results exist already: ``resume`` skips complete videos and segments the others, ``overwrite``
             replaces them, ``error`` refuses.
+        on_error: Of several videos, one that cannot be segmented is left out (``skip``) or ends the run (``fail``).
         colour: Tint of the overlay, RGB from 0 to 255.
         opacity: Opacity of the tint, 0 to 1.
         outline: Width of the outline in pixels; 0: no outline.
@@ -66,6 +69,7 @@ class PredictionWriter:
         output: str | Path | None,
         kinds: Sequence[str] = ("masks", "overlay"),
         existing: str = "resume",
+        on_error: str = "skip",
         colour: Sequence[int] = RED,
         opacity: float = 0.45,
         outline: int = 2,
@@ -82,6 +86,8 @@ class PredictionWriter:
             raise UserError(f"writer.kinds is empty; choose from {', '.join(KINDS)}")
         if existing not in EXISTING:
             raise UserError(f"writer.existing: invalid value '{existing}'; {nearest(existing, EXISTING)}")
+        if on_error not in ON_ERROR:
+            raise UserError(f"writer.on_error: invalid value '{on_error}'; {nearest(on_error, ON_ERROR)}")
         if not 0 <= opacity <= 1:
             raise UserError(f"writer.opacity is {opacity}; it must be from 0 to 1")
         for name, value in {"colour": colour, "outline_colour": outline_colour or RED}.items():
@@ -95,6 +101,7 @@ class PredictionWriter:
         self.output = Path(output).expanduser()
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.existing = existing
+        self.on_error = on_error
         self.frame_rate = frame_rate
         self.look = Look(
             tuple(map(int, colour)),
@@ -107,6 +114,7 @@ class PredictionWriter:
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []
         self.skipped = 0
+        self.failed: dict[str, str] = {}
         self._queue = _Queue()
         self._current: VideoFolder | None = None
 
@@ -117,41 +125,80 @@ class PredictionWriter:
             UserError: The folder cannot be written to, or holds results that must not be mixed with the new ones.
         """
         ensure_writable(self.output)
-        folders = [self._folder(video) for video in videos]
-        if self.existing == "error":
-            for folder in folders:
-                if folder.path.is_dir() and any(folder.path.iterdir()):
-                    raise UserError(
-                        f"there are results in {folder.path} already; choose another output=<folder>, or "
-                        "writer.existing=resume or writer.existing=overwrite"
-                    )
-        left = [folder.video for folder in folders if self.existing != "resume" or not folder.is_complete(self.kinds)]
+        left = [video for video in videos if self._is_left(video)]
         self.skipped = len(videos) - len(left)
         return left
 
-    def write(self, video: Video, times: FrameTimes, frames: Iterator[SegmentedFrame]) -> None:
+    def claim(self, videos: Sequence[Video]) -> Generator[Video, None, None]:
+        """The videos one after the other, each locked against other processes until the next one.
+
+        Those that another process holds come last; what it has completed meanwhile is skipped.
+
+        Raises:
+            UserError: As `pending`.
+        """
+        held: list[Video] = []
+        for wait in (False, True):
+            for video in held if wait else videos:
+                if wait:
+                    print(f"waiting for another process that is segmenting '{video.name}'")
+                with locked(self._folder(video).path, wait) as mine:
+                    if not mine:
+                        held.append(video)
+                    elif self._is_left(video):
+                        yield video
+                    else:
+                        self.skipped += 1
+
+    def _is_left(self, video: Video) -> bool:
+        """Whether a video is still to be segmented; raises if there are results that must not be mixed with others."""
+        folder = self._folder(video)
+        if self.existing == "resume":
+            return not folder.is_complete(self.kinds)
+        if self.existing == "error" and not folder.is_empty():
+            raise UserError(
+                f"there are results in {folder.path} already; choose another output=<folder>, or "
+                "writer.existing=resume or writer.existing=overwrite"
+            )
+        return True
+
+    def write(self, video: Video, times: FrameTimes, frames: Iterator[SegmentedFrame], reading: Reading) -> None:
         """Write all frames of a video.
 
         Args:
             video: The video.
             times: When its frames are shown.
             frames: The segmented frames, in order.
+            reading: How many frames were read, once ``frames`` has ended.
 
         Raises:
             UserError: Something could not be written; what ``frames`` raises.
+            RuntimeError: Frames are missing.
         """
         begin = time.perf_counter()
         folder = self._current = self._folder(video)
-        for index, frame in enumerate(frames):
-            if index == 0:
+        count = 0
+        for frame in frames:
+            if frame.index != count:
+                raise RuntimeError(f"video '{video.name}': frame {frame.index} came instead of frame {count}")
+            if count == 0:
                 self._queue.put(folder.begin, self.kinds, frame.mask.shape, times, self.existing == "overwrite")
             self._queue.put(folder.add, frame)
-            self.frames += 1
-        self._queue.put(folder.finish)
+            count += 1
+        self._queue.put(folder.finish, reading)
         self._queue.flush()
         self._current = None
-        self.finished.append((video.name, folder.written))
+        self.frames += count
+        self.finished.append((video.name, count))
         self.seconds += time.perf_counter() - begin
+
+    def fail(self, video: Video, error: Exception) -> None:
+        """Note why a video cannot be segmented, and remove what is unfinished of it."""
+        self._queue.end()
+        reason = str(error) or "the memory is full"
+        (self._current or self._folder(video)).abort(reason)
+        self._current = None
+        self.failed[video.name] = reason
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -186,7 +233,7 @@ class PredictionWriter:
             speed = self.metrics()["predict/frames_per_second"]
             lines.append(f"segmented {count}, {self.frames} frames, {speed:.1f} frames/s from reading to writing")
         if self.skipped:
-            lines.append(f"skipped {self.skipped} already complete (writer.existing=overwrite segments them again)")
+            lines.append(f"skipped {self.skipped} already complete (--overwrite or writer.existing=overwrite: again)")
         places = ", ".join(MOVIES.get(kind, f"{kind}/") for kind in self.kinds)
         lines += [f"  {self.output / name}: {places} ({frames} frames)" for name, frames in self.finished[:_LISTED]]
         if len(self.finished) > _LISTED:
@@ -209,17 +256,35 @@ def write_predictions(
         progress: Show a progress bar with frames and time left on stderr.
 
     Raises:
-        UserError: A video cannot be read, or results cannot be written.
+        UserError: Videos cannot be read, the others are written; or results cannot be written.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} frames"))
     left = writer.pending(videos)
-    with writer, Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar:
-        for video in left:
-            total = len(video.frames) if video.file is None else probe(video.file).frames
-            task = bar.add_task(video.name, total=total)
-            times = times_of(video, writer.frame_rate)
-            frames = segmenter.stream_video(video, times)
-            writer.write(video, times, _counted(frames, lambda task=task: bar.advance(task)))  # type: ignore[misc]
+    with (
+        writer,
+        Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar,
+        contextlib.closing(writer.claim(left)) as claimed,
+    ):
+        for video in claimed:
+            try:
+                _write(segmenter, video, writer, bar)
+            except (UserError, MemoryError) as error:
+                if getattr(error, "unwritable", False):
+                    raise
+                writer.fail(video, error)
+                if writer.on_error == "fail" or len(videos) == 1:
+                    raise
+    if writer.failed:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in writer.failed.items())
+        raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
+
+
+def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress) -> None:
+    total = len(video.frames) if video.file is None else probe(video.file).frames
+    task = bar.add_task(video.name, total=total)
+    times, reading = times_of(video, writer.frame_rate), Reading()
+    frames = segmenter.stream_video(video, times, reading)
+    writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
 
 
 def _counted(frames: Iterator[SegmentedFrame], advance: Callable[[], None]) -> Iterator[SegmentedFrame]:

@@ -1,4 +1,4 @@
-"""Atomic file writes and the errors for files and folders that cannot be written."""
+"""Atomic file writes, folders that one process at a time may write to, and the errors for what cannot be written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import errno
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from maskvos.errors import UserError
+
+_PART = ".part"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -21,16 +25,72 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: The disk is full or the path is not writable; an existing file is left unchanged.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(data)
+            create(part, data)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def partial(path: Path) -> Path:
+    """A name beside a file for its unfinished content: another one at every call, and not to be guessed."""
+    return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}{_PART}")
+
+
+def create(path: Path, data: bytes = b"") -> None:
+    """Write a file that must be new; a link that lies at its place is not followed.
+
+    Raises:
+        OSError: Something lies there already, or the file cannot be written.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder that is `locked`; not in its subfolders."""
+    for name in (f".*{_PART}", ".*.partial.mp4"):  # the second: movies of version 0.2
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Be the only one to write to a folder, of all processes and threads that ask; a killed process holds no lock.
+
+    The lock is a file ``.lock``, which stays: by the operating system (`flock`, also on network file systems), and on
+    those that have none by the file's existence.
+
+    Args:
+        folder: The folder; created if missing.
+        wait: Wait until it is free.
+
+    Yields:
+        Whether it is locked; False where somebody else holds it and ``wait`` is False.
+
+    Raises:
+        UserError: The folder is not writable.
+    """
+    from filelock import FileLock, Timeout  # takes 50 ms
+
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=wait, poll_interval=0.2)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
 
+MAX_PIXELS = 2**27
+"""Pixels of an image, or of a frame of a video, above which it is refused: 16K, 15360x8640, is just below."""
+
 # Start of file, start of pixel data and end of file in JPEG and PNG. OpenCV fills the missing part of a truncated file
 # with grey and reports no error. (A thumbnail inside a JPEG has its own markers, all before those of the main image.)
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MARKERS = ((b"\xff\xd8", b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND"))
 
 
@@ -22,20 +29,65 @@ def read_image(path: str | Path) -> np.ndarray:
         (H, W, 3) uint8 RGB; greyscale is repeated over three channels, 16-bit values are scaled to 8 bits.
 
     Raises:
-        UserError: The file is missing, truncated, or not an image.
+        UserError: The file is missing, truncated, damaged, not an image, or has more than `MAX_PIXELS`.
     """
     path = Path(path)
     try:
+        if not path.is_file() and path.exists():  # reading a pipe or a device might never end
+            raise UserError(f"the image {path} is not a file; give a folder of image files")
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"the image {path} cannot be read ({error.strerror}); check the path") from error
     for start, pixels, end in _MARKERS:
         if data.startswith(start) and data.rfind(end) < data.rfind(pixels):
             raise UserError(f"the image {path} is truncated ({len(data)} bytes); copy or export it again")
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    _check_header(path, data)
+    if data.startswith(_PNG) and not _is_intact(data):
+        raise UserError(f"the image {path} is damaged (wrong checksum); copy or export it again")
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:
+        bgr = None
     if bgr is None:
         raise UserError(f"{path} ({len(data)} bytes) is not an image that can be decoded; copy or export it again")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse frames that would fill the memory.
+
+    Raises:
+        UserError: There are more than `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{path} is {width}x{height} pixels, and at most {MAX_PIXELS:,} pixels (16K) are decoded; resize it"
+        )
+
+
+def _check_header(path: Path, data: bytes) -> None:
+    """`check_size` before anything is decoded."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            size = image.size
+    except Image.DecompressionBombError as error:
+        raise UserError(f"the image {path} is too large ({error}); resize it") from error
+    except (OSError, ValueError, SyntaxError):
+        return  # OpenCV decides whether this is an image
+    check_size(path, *size)
+
+
+def _is_intact(png: bytes) -> bool:
+    """Whether the checksums of all chunks are right; OpenCV shows damaged chunks without an error."""
+    place = len(_PNG)
+    while place + 12 <= len(png):
+        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
+        if zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
+            return False
+        if png[place + 4 : place + 8] == b"IEND":
+            return True
+        place = end + 4
+    return False
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

@@ -1,17 +1,17 @@
-"""Read and write video files frame by frame, with display rotation, variable frame rates and atomic writes.
+"""Read video files frame by frame, with display rotation and variable frame rates; what is damaged is noticed.
 
-Reads every format that PyAV's FFmpeg decodes; writes H.264 MP4 that plays in browsers.
+Reads every format that PyAV's FFmpeg decodes. `VideoWriter` writes H.264.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import av
 import numpy as np
@@ -19,15 +19,14 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from maskvos.errors import UserError
-from maskvos.media.files import cannot_write, ensure_writable
+from maskvos.media.encode import VideoWriter
+from maskvos.media.images import check_size
+
+__all__ = ["Reading", "VideoInfo", "VideoWriter", "probe", "read_video", "variable_timestamps"]
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_RATE = Fraction(25)
-# Timestamp ticks per second of a video with a variable frame rate.
-_CLOCK = 90_000
-_BT709 = 1  # FFmpeg's code in colorspace, color_primaries and color_trc
-_LIMITED = 1  # FFmpeg's code for limited range: luma from 16 to 235
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,44 @@ class VideoInfo:
     rotation: int
 
 
-# -------------------------------------------------------------------- reading
+@dataclass
+class Reading:
+    """What is noticed while a video is read.
+
+    Attributes:
+        frames: Number of frames read so far.
+        damaged: Number of frames with errors: shown as well as they could be decoded, or left out.
+        expected: Number of frames that the whole video has, once it is read.
+        ended: The video was read to its end.
+    """
+
+    frames: int = 0
+    damaged: int = 0
+    expected: int | None = None
+    ended: bool = False
+
+    @property
+    def short(self) -> bool:
+        """The video ends earlier than its file says."""
+        return self.expected is not None and self.frames < self.expected
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the video, for people; empty where nothing is."""
+        damaged = f"{self.damaged} of {self.frames} frames have errors" if self.damaged else ""
+        short = f"it ends after {self.frames} of about {self.expected} frames" if self.short else ""
+        return " and ".join(filter(None, (short, damaged)))
 
 
-def read_video(path: str | Path) -> Iterator[np.ndarray]:
+def read_video(path: str | Path, reading: Reading | None = None) -> Iterator[np.ndarray]:
     """Decode a video frame by frame, in constant memory.
 
-    Damaged frames are skipped with a warning, and a truncated file is read up to the cut, as players do. All frames
-    are scaled to the size of the first.
+    Damaged frames are shown as well as they can be decoded, and a truncated file is read up to the cut, as players do;
+    a warning says so. All frames are scaled to the size of the first.
 
     Args:
         path: Video file.
+        reading: Is kept up to date.
 
     Yields:
         (H, W, 3) uint8 RGB, with the display rotation applied.
@@ -71,16 +97,20 @@ def read_video(path: str | Path) -> Iterator[np.ndarray]:
     Raises:
         UserError: The file is missing, not a video, or has no frame that can be decoded.
     """
-    with _open(Path(path)) as container:
-        stream = _video_stream(container, Path(path))
-        size: tuple[int, int] | None = None
-        for picture in _decode(container, stream, Path(path)):
-            size = size or (picture.width, picture.height)
-            rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
-            turns = _turns(picture)
-            yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+    path, reading = Path(path), reading or Reading()
+    size: tuple[int, int] | None = None
+    for picture in _pictures(path, reading):
+        size = size or (picture.width, picture.height)
+        rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
+        turns = _turns(picture)
+        reading.frames += 1
+        yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
     if size is None:
-        raise _no_frame(Path(path))
+        raise _no_frame(path)
+    reading.expected = max(reading.expected or 0, reading.frames)
+    reading.ended = True
+    if reading.problem:
+        log.warning("%s is damaged: %s", path, reading.problem)
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -91,22 +121,18 @@ def probe(path: str | Path) -> VideoInfo:
     """
     with _open(Path(path)) as container:
         stream = _video_stream(container, Path(path))
-        picture = next(_decode(container, stream, Path(path)), None)
+        picture = next(_decode(container, stream, Path(path), Reading()), None)
         if picture is None:
             raise _no_frame(Path(path))
         turns = _turns(picture)
         width, height = (picture.height, picture.width) if turns % 2 else (picture.width, picture.height)
-        seconds = None
-        if stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration:
-            seconds = container.duration / av.time_base
+        seconds = _seconds(container, stream)
         return VideoInfo(
             width=width,
             height=height,
             fps=_rate(stream),
             frames=stream.frames or None,
-            seconds=seconds,
+            seconds=None if seconds is None else float(seconds),
             codec=stream.codec_context.name,
             rotation=turns * 90,
         )
@@ -158,28 +184,99 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise UserError(f"{path} has no video stream; give a video, or a folder of frames")
-    streams[0].thread_type = "AUTO"
+    check_size(path, streams[0].codec_context.width, streams[0].codec_context.height)
     return streams[0]
 
 
-def _decode(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[av.VideoFrame]:
-    """Decode all intact frames; log one warning if any are damaged."""
-    packets = container.demux(stream)
-    damaged = 0
-    while True:
+class _Damaged(Exception):
+    """The first sign of damage."""
+
+
+def _pictures(path: Path, reading: Reading) -> Iterator[av.VideoFrame]:
+    """Decode all frames that can be.
+
+    Threads, each with a frame of its own, decode damaged frames differently every time and may lose some behind them:
+    from the first damage on, one thread decodes.
+    """
+    count = 0
+    for threads in (True, False):
+        with _open(path) as container:
+            stream = _video_stream(container, path)
+            stream.thread_type = "AUTO" if threads else "NONE"
+            try:
+                for picture in itertools.islice(_decode(container, stream, path, reading, threads), count, None):
+                    count += 1
+                    yield picture
+                return
+            except _Damaged:
+                continue
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, path: Path, reading: Reading, strict: bool = False
+) -> Iterator[av.VideoFrame]:
+    """Decode all frames that can be, and note what is wrong.
+
+    Raises:
+        _Damaged: Something is, and ``strict`` is set.
+        UserError: The file cannot be read on.
+    """
+
+    def damaged() -> None:
+        if strict:
+            raise _Damaged
+        reading.damaged += 1
+
+    packets, end, last = container.demux(stream), 0, False
+    while not last:
         try:
             packet = next(packets, None)
-            if packet is None:
-                break
-            pictures = packet.decode()
-        except av.error.InvalidDataError as error:
-            damaged += 1
-            if damaged == 1:
-                log.warning("%s: damaged (%s); frames that cannot be decoded are skipped", path, error.strerror)
+            last = packet is None or not packet.size  # what remains in the decoder
+            if packet is not None and packet.pts is not None:
+                end = max(end, packet.pts + (packet.duration or 0))
+            if packet is not None and packet.is_corrupt and strict:
+                raise _Damaged
+            pictures = stream.decode(packet)
+        except av.error.InvalidDataError:
+            damaged()
             continue
         except av.error.FFmpegError as error:
             raise UserError(f"reading the video {path} failed ({error.strerror or error}); check the file") from error
-        yield from pictures
+        for picture in pictures:
+            if picture.is_corrupt:
+                damaged()
+            yield picture
+    reading.expected = _expected(container, stream, end)
+
+
+def _expected(container: InputContainer, stream: VideoStream, end: int) -> int | None:
+    """Number of frames that the file says it has, if its packets end (in ticks) clearly before the time it says."""
+    stated, base = _seconds(container, stream), stream.time_base
+    if stated is None or base is None or (len(container.streams) > 1 and not _own_seconds(stream)):
+        return None
+    missing = stated - (end - (stream.start_time or 0)) * base
+    # Elsewhere the last frame's own duration is not known, only when it begins.
+    tolerance = Fraction(3, 2) / _rate(stream) if stream.duration else Fraction(1, 2)
+    return stream.frames or round(stated * _rate(stream)) if missing > tolerance else None
+
+
+def _seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Duration that the file states, of the video or else of everything in it."""
+    whole = Fraction(container.duration, av.time_base) if container.duration else None
+    own = _own_seconds(stream)
+    return whole if own is None else own
+
+
+def _own_seconds(stream: VideoStream) -> Fraction | None:
+    """Duration of the video that the file states; Matroska has it as text."""
+    if stream.duration and stream.time_base:
+        return Fraction(stream.duration * stream.time_base)
+    texts = [text for name, text in stream.metadata.items() if name.startswith("DURATION")]
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", texts[0]) if texts else None
+    if found is None:
+        return None
+    hours, minutes, seconds = map(Fraction, found.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _turns(picture: av.VideoFrame) -> int:
@@ -196,127 +293,3 @@ def _rate(stream: VideoStream) -> Fraction:
 
 def _no_frame(path: Path) -> UserError:
     return UserError(f"no frame of the video {path} can be decoded; check that it plays and is complete")
-
-
-# -------------------------------------------------------------------- writing
-
-
-class VideoWriter:
-    """Writes an H.264 video (yuv420p, BT.709, fast start) that plays in browsers.
-
-    The file is written under a temporary name in the same folder and renamed on `close`, or on leaving the ``with``
-    block without an error; otherwise it is removed. 4:2:0 needs even sides: an odd width or height is padded by
-    repeating the last column or row.
-
-    Args:
-        path: Destination, ``.mp4``.
-        fps: Frames per second.
-        crf: Constant rate factor, 0 (lossless) to 51; 18 is visually close to lossless.
-
-    Raises:
-        UserError: The folder is not writable, or the frame rate is out of range.
-    """
-
-    def __init__(self, path: str | Path, fps: Fraction | float, crf: int = 18) -> None:
-        self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
-        self.fps = Fraction(fps).limit_denominator(100_000)
-        if not 0 < self.fps <= 1000:
-            raise UserError(f"{path}: {fps} frames per second; choose a rate above 0 and up to 1000")
-        self.crf = crf
-        self.count = 0
-        self._size: tuple[int, ...] = ()
-        self._last = -1
-        self._tick = 1 / self.fps
-        ensure_writable(self.path.parent)
-        try:
-            self._container = av.open(str(self.partial), "w", format="mp4", options={"movflags": "+faststart"})
-        except (av.error.FFmpegError, OSError) as error:
-            raise cannot_write(self.path, error) from error
-        self._stream: VideoStream | None = None
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-    def write(self, rgb: np.ndarray, time: Fraction | None = None) -> None:
-        """Append a frame.
-
-        Args:
-            rgb: (H, W, 3) uint8, the same size for all frames.
-            time: Timestamp in seconds after the first frame, for a variable frame rate; for all frames or for none.
-
-        Raises:
-            UserError: Writing failed, for example because the disk is full.
-            ValueError: The size differs from the first frame's.
-        """
-        if self._stream is None:
-            self._start(rgb, time is not None)
-        if rgb.shape != self._size:
-            raise ValueError(f"{self.path}: a frame of shape {rgb.shape} after frames of {self._size}")
-        # Damaged files repeat timestamps; the encoder needs increasing ones.
-        pts = self.count if time is None else max(round(time / self._tick), self._last + 1)
-        height, width = rgb.shape[:2]
-        if height % 2 or width % 2:
-            rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="itu709")
-        picture.pts, picture.time_base = pts, self._tick
-        self._mux(picture)
-        self._last = pts
-        self.count += 1
-
-    def close(self) -> None:
-        """Finish the file and rename it to its final name; without frames, no file is written.
-
-        Raises:
-            UserError: Writing failed, for example because the disk is full.
-        """
-        if self._stream is None:
-            self.abort()
-            return
-        self._mux(None)
-        try:
-            self._container.close()
-            os.replace(self.partial, self.path)
-        except (av.error.FFmpegError, OSError) as error:
-            self.partial.unlink(missing_ok=True)
-            raise cannot_write(self.path, error) from error
-
-    def abort(self) -> None:
-        """Discard the video and remove the temporary file."""
-        try:
-            self._container.close()
-        except (av.error.FFmpegError, OSError) as error:
-            log.debug("%s: closing the discarded file failed: %s", self.partial, error)
-        self.partial.unlink(missing_ok=True)
-
-    def _start(self, rgb: np.ndarray, timed: bool) -> None:
-        self._size = rgb.shape
-        self._tick = Fraction(1, _CLOCK) if timed else 1 / self.fps
-        stream = self._container.add_stream("libx264", rate=self.fps)
-        stream.height, stream.width = (side + side % 2 for side in rgb.shape[:2])
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = self._tick
-        stream.codec_context.time_base = self._tick
-        stream.options = {"crf": str(self.crf), "preset": "superfast"}
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED
-        self._stream = stream
-
-    def _mux(self, picture: av.VideoFrame | None) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._container.mux(self._stream.encode(picture))
-        except (av.error.FFmpegError, OSError) as error:
-            self.abort()
-            raise cannot_write(self.path, error) from error

@@ -19,9 +19,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from maskvos.errors import UserError
+from maskvos.errors import UserError, require
 from maskvos.metrics.arrays import as_ids, as_masks
 from maskvos.metrics.saliency import (
     adaptive_e,
@@ -282,6 +281,9 @@ def match_objects(region: np.ndarray, contour: np.ndarray) -> tuple[np.ndarray, 
 
     Source: S. Caelles et al., "The 2019 DAVIS Challenge on VOS: Unsupervised Multi-Object Segmentation", 2019.
     """
+    require("scipy", "matching objects")  # imported here, since other measures do without
+    from scipy.optimize import linear_sum_assignment
+
     pairs = (region.mean(axis=2) + contour.mean(axis=2)) / 2
     rows, columns = linear_sum_assignment(-pairs)
     return rows[np.argsort(columns)], pairs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
+from maskvos.errors import require
 from maskvos.metrics.arrays import as_masks
 from maskvos.metrics.saliency import EPS, Saliency, as_levels
 
@@ -17,6 +17,9 @@ def weighted_f(prediction: np.ndarray, truth: np.ndarray, minmax: bool = False) 
 
     Source: R. Margolin et al., "How to evaluate foreground maps?", CVPR 2014.
     """
+    require("scipy", "the weighted F-measure")  # imported here, since other measures do without
+    from scipy import ndimage
+
     saliency = Saliency.of(prediction, truth, minmax)
     foreground = as_masks(truth)[0].view(bool)
     if not foreground.any():

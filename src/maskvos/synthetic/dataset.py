@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -75,11 +75,10 @@ def synthetic(
         "image_format": image_format,
         "style": asdict(chosen),
     }
-    text = json.dumps(settings, indent=2, sort_keys=True)
-    folder = Path(root) / f"{split}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    if not (folder / "settings.json").is_file():
-        _write_clips(folder, text, settings, chosen)
-    return [_video(folder, f"{split}-{index:05d}", int(frames), image_format) for index in range(clips)]
+    names = [f"{split}-{index:05d}" for index in range(clips)]
+    rendered = (generate_clip(clip_seed(seed, split, i), int(frames), (height, width), chosen) for i in range(clips))
+    folder = ensure_clips(Path(root), split, settings, names, rendered, image_format)
+    return clip_videos(folder, names, int(frames), "synthetic", image_format)
 
 
 def clip_seed(seed: int, split: str, index: int) -> tuple[int, ...]:
@@ -87,17 +86,45 @@ def clip_seed(seed: int, split: str, index: int) -> tuple[int, ...]:
     return (seed, SPLITS.index(split), index)
 
 
-def _write_clips(folder: Path, text: str, settings: Mapping, style: Style) -> None:
-    """Write all clips to a temporary folder and rename it; keeps the folder of a process that finished first."""
-    log.info("synthetic: generating %d clips of %d frames in %s", settings["clips"], settings["frames"], folder)
+def ensure_clips(
+    root: Path,
+    name: str,
+    settings: Mapping[str, object],
+    names: Sequence[str],
+    clips: Iterable[Clip],
+    image_format: str = "jpg",
+    with_flow: bool = True,
+) -> Path:
+    """Write clips to the folder ``<root>/<name>-<hash of the settings>`` unless it exists.
+
+    All are written to a temporary folder, which is then renamed; the folder of a process that finished first is kept.
+
+    Args:
+        root: Parent folder; created if missing.
+        name: Start of the folder's name.
+        settings: All that determines the clips, for JSON.
+        names: Name of every clip.
+        clips: The clips, in the order of the names; not consumed if the folder exists.
+        image_format: ``jpg`` (quality 95) or ``png`` (lossless).
+        with_flow: Also write the exact flow.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: The folder is not writable.
+    """
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    if (folder / "settings.json").is_file():
+        return folder
+    log.info("%s: generating %d clips in %s", name, len(names), folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-            partial = Path(name)
-            for index in range(settings["clips"]):
-                seed = clip_seed(settings["seed"], settings["split"], index)
-                clip = generate_clip(seed, settings["frames"], tuple(settings["size"]), style)
-                _write_clip(partial, f"{settings['split']}-{index:05d}", clip, settings["image_format"])
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=root) as temporary:
+            partial = Path(temporary)
+            for clip_name, clip in zip(names, clips, strict=True):
+                _write_clip(partial, clip_name, clip, image_format, with_flow)
             (partial / "settings.json").write_text(text)
             partial.chmod(0o755)
             try:
@@ -107,32 +134,34 @@ def _write_clips(folder: Path, text: str, settings: Mapping, style: Style) -> No
                     raise
     except OSError as error:
         raise UserError(
-            f"synthetic: writing clips to {folder.parent} failed ({error.strerror}) and the partial data was removed; "
+            f"synthetic: writing clips to {root} failed ({error.strerror}) and the partial data was removed; "
             "make room or choose another folder"
         ) from error
+    return folder
 
 
-def _write_clip(folder: Path, name: str, clip: Clip, image_format: str) -> None:
+def _write_clip(folder: Path, name: str, clip: Clip, image_format: str, with_flow: bool) -> None:
     images, masks, flows = (folder / part / name for part in ("JPEGImages", "Annotations", "Flow"))
-    for path in (images, masks, flows):
+    for path in (images, masks, flows) if with_flow else (images, masks):
         path.mkdir(parents=True)
     for index, (rgb, mask, flow) in enumerate(zip(*clip, strict=True)):
         (images / f"{index:05d}.{image_format}").write_bytes(encode_image(rgb, f".{image_format}"))
         (masks / f"{index:05d}.png").write_bytes(encode_image(mask * 255, ".png"))
-        write_flow(flows / f"{index:05d}.flo", flow)
+        if with_flow:
+            write_flow(flows / f"{index:05d}.flo", flow)
 
 
-def _video(folder: Path, name: str, frames: int, image_format: str) -> Video:
-    return Video(
-        name=name,
-        frames=tuple(
-            Frame(
-                name=f"{index:05d}",
-                image=folder / "JPEGImages" / name / f"{index:05d}.{image_format}",
-                mask=folder / "Annotations" / name / f"{index:05d}.png",
-                flow=folder / "Flow" / name / f"{index:05d}.flo",
-            )
-            for index in range(frames)
-        ),
-        dataset="synthetic",
-    )
+def clip_videos(
+    folder: Path, names: Sequence[str], frames: int, dataset: str, image_format: str = "jpg", with_flow: bool = True
+) -> list[Video]:
+    """List the clips that `ensure_clips` wrote, as videos of a dataset."""
+
+    def frame(name: str, index: int) -> Frame:
+        return Frame(
+            name=f"{index:05d}",
+            image=folder / "JPEGImages" / name / f"{index:05d}.{image_format}",
+            mask=folder / "Annotations" / name / f"{index:05d}.png",
+            flow=folder / "Flow" / name / f"{index:05d}.flo" if with_flow else None,
+        )
+
+    return [Video(name, tuple(frame(name, index) for index in range(frames)), dataset=dataset) for name in names]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from omegaconf import DictConfig
 
@@ -39,7 +45,29 @@ def run(cfg: DictConfig) -> dict[str, float]:
     output = cfg.output or Path(cfg.paths.run) / "predictions"
     writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
     rank, count = processes()
-    write_predictions(segmenter, videos[rank::count], writer, cfg.trainer.enable_progress_bar)
-    print(writer.summary())
+    try:
+        with _ended_by_sigterm():
+            write_predictions(segmenter, videos[rank::count], writer, cfg.trainer.enable_progress_bar)
+    finally:
+        if writer.finished or writer.skipped:
+            print(writer.summary())
     metrics: dict[str, float] = writer.metrics()
     return metrics
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, which clusters and containers send, ends the block as Ctrl-C does, with exit status 143."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the clean-up is not interrupted
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where no handler may be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -25,6 +25,8 @@ class TrainingOptions:
         backbone_factor: Learning rate of the encoders relative to the rest; at 0 only the statistics of their batch
             norms change.
         layer_decay: Layer-wise learning-rate decay of the encoders, in (0, 1]; 1: none.
+        freeze_layers: Number of layers (`Backbone.layer_ids`) of the appearance encoder, counted from the input, that
+            are not trained, batch norms included.
         freeze_norms: Batch norms whose statistics and weights are frozen: ``none``, those of the ``encoders``, or
             ``all``. Layer norms have no statistics and are always trained.
         ema: Decay of the exponential moving average of the weights, in (0, 1); None: no average.
@@ -39,6 +41,7 @@ class TrainingOptions:
 
     backbone_factor: float = 1.0
     layer_decay: float = 1.0
+    freeze_layers: int = 0
     freeze_norms: str = "none"
     ema: float | None = None
     compile: str | None = None
@@ -50,6 +53,8 @@ class TrainingOptions:
             raise UserError(f"train.backbone_factor={self.backbone_factor}: must not be negative, for example 0.1")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"train.layer_decay={self.layer_decay}: must be above 0 and at most 1 (no decay)")
+        if self.freeze_layers < 0:
+            raise UserError(f"train.freeze_layers={self.freeze_layers}: must not be negative; 0 trains all layers")
         if self.freeze_norms not in _FREEZE_NORMS:
             raise UserError(f"train.freeze_norms={self.freeze_norms}; {nearest(str(self.freeze_norms), _FREEZE_NORMS)}")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -67,7 +72,7 @@ class TrainingOptions:
             The frozen batch norms, which must stay in evaluation mode.
 
         Raises:
-            UserError: The backbone does not support activation checkpointing.
+            UserError: The backbone does not support activation checkpointing, or numbers no layers.
         """
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -75,7 +80,7 @@ class TrainingOptions:
             for part in network.modules():
                 if isinstance(part, Backbone | DeformablePixelDecoder):
                     part.enable_activation_checkpointing()
-        frozen = self._frozen(network)
+        frozen = [*self._frozen_norms(network), *self._freeze_layers(network)]
         if frozen:  # evaluation mode is intended, so silence Lightning's warning
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         for norm in frozen:
@@ -88,7 +93,23 @@ class TrainingOptions:
             for part in network.children():
                 part.compile(mode=self.compile)
 
-    def _frozen(self, network: nn.Module) -> list[nn.Module]:
+    def _freeze_layers(self, network: nn.Module) -> list[_BatchNorm]:
+        """Freeze the lower layers of the appearance encoder; returns their batch norms."""
+        encoder = getattr(network, "rgb_encoder", None)
+        if not self.freeze_layers or not isinstance(encoder, Backbone):
+            return []
+        layers = encoder.layer_ids()
+        if not layers:
+            raise UserError(
+                f"train.freeze_layers={self.freeze_layers}: {type(encoder).__name__} does not number its layers; set "
+                "it to 0 or choose another backbone"
+            )
+        for name, parameter in encoder.named_parameters():
+            if layers[name] < self.freeze_layers:
+                parameter.requires_grad_(False)
+        return [norm for norm in batch_norms(encoder) if not norm.weight.requires_grad]
+
+    def _frozen_norms(self, network: nn.Module) -> list[nn.Module]:
         if self.freeze_norms == "none":
             return []
         if self.freeze_norms == "all":

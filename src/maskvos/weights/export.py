@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError, nearest, require
 from maskvos.media.files import cannot_write
 from maskvos.models.network import MaskVOS
-from maskvos.weights.exported import CONFIG, identify, open_onnx, require
+from maskvos.weights.exported import CONFIG, identify, open_onnx
 
 # Largest difference in logits between an exported network and the original.
 _TOLERANCE = 1e-3

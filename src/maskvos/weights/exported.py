@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError, nearest, require
 
 CONFIG = "maskvos.json"
 """Name of the entry that holds the configuration."""
@@ -137,9 +136,3 @@ def open_onnx(path: str | Path, threads: int | None = None) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf) as error:
         raise UserError(f"exported network: '{path}' cannot be read as onnx ({str(error)[:120]})") from error
-
-
-def require(package: str) -> None:
-    """Raise a `UserError` unless a package is installed."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"the package '{package}' is not installed; pip install {package}")

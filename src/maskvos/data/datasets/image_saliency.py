@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from maskvos.data.datasets.listing import Problems, build_video, files_by_name, require_folder
@@ -52,3 +53,12 @@ def image_saliency(
     for stem in found_masks.keys() - found_images.keys():
         problems.add(f"no image for the mask {found_masks[stem]}; expected one of the same name in {image_folder}")
     return problems.finish(videos)
+
+
+def image_sets(root: Path | str, sets: Sequence[str], images: str = "images", masks: str = "masks") -> list[Video]:
+    """List several image saliency datasets below one folder, each named after its own: ``<root>/<set>/<images>``.
+
+    Raises:
+        UserError: See `image_saliency`.
+    """
+    return [video for name in sets for video in image_saliency(Path(root) / name, images, masks, name)]

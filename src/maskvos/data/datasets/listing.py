@@ -102,7 +102,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, Path]:
-    """Files of a folder by stem, in natural order, without hidden files.
+    """Files of a folder by stem, in natural order, without hidden files, pipes and devices.
 
     Args:
         folder: The folder; a missing one has no files.
@@ -119,7 +119,12 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
     suffixes = frozenset(suffixes)
     found: dict[str, Path] = {}
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        # A link to nowhere is listed, and its reader reports it; reading a pipe or a device might never end.
+        names = [
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and (entry.is_file() or not os.path.exists(entry.path))
+        ]
     for name in sorted(names):
         stem = name.rpartition(".")[0]
         if name[len(stem) :].lower() not in suffixes:

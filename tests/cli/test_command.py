@@ -1,0 +1,147 @@
+"""The command ``maskvos``: sources, places of the results, and when it is the framework's command."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import fakes
+from maskvos.cli.command import is_long_form, main
+from maskvos.media.images import read_image
+from maskvos.media.video import VideoWriter
+
+
+def movie(path: Path, frames: int = 3) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, 25) as writer:
+        for index in range(frames):
+            writer.write(fakes.frame(index, (48, 64)))
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["maskvos", *arguments])
+        main()
+
+    return call
+
+
+def test_results_lie_beside_the_source_and_are_made_once(command, tmp_path: Path, capsys) -> None:
+    movie(tmp_path / "clips" / "My Clip (1).mp4")
+    command("clips/My Clip (1).mp4")
+    out = tmp_path / "clips" / "maskvos" / "My Clip (1)"
+    assert sorted(path.name for path in (out / "masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert read_image(out / "masks" / "00000.png").shape == (48, 64, 3)
+    assert (out / "overlay.mp4").is_file()
+    said = capsys.readouterr().out
+    assert "3 frames" in said
+    assert len(said.splitlines()) < 10
+    written = (out / "overlay.mp4").stat().st_mtime_ns
+    command("clips/My Clip (1).mp4")
+    assert "skipped 1 already complete" in capsys.readouterr().out
+    assert (out / "overlay.mp4").stat().st_mtime_ns == written
+
+
+def test_several_sources_and_patterns_go_into_one_folder(command, tmp_path: Path, capsys) -> None:
+    for name in ("a,b=c.mp4", "it's.mp4", "x1.mp4", "x2.mp4", "[x].mp4"):
+        movie(tmp_path / name, 1)
+    command("a,b=c.mp4", "it's.mp4", "[x].mp4", "x?.mp4", "-o", "out", "--kinds", "masks,cutout", "--quiet")
+    found = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert found == ["[x]", "a,b=c", "it's", "x1", "x2"]
+    assert (tmp_path / "out" / "x1" / "cutout" / "00000.png").is_file()
+    assert capsys.readouterr().out == ""
+    manifest = json.loads((tmp_path / "out" / "x2" / "manifest.json").read_text())
+    assert manifest["complete"]
+
+
+def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = movie(tmp_path / "web" / "my clip.mp4", 2)
+    standard = io.TextIOWrapper(io.BytesIO(clip.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", standard)
+    command("-", "-o", "out", "--kinds", "masks")
+    assert len(list((tmp_path / "out" / "pipe" / "masks").iterdir())) == 2
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            command(f"http://127.0.0.1:{server.server_port}/my%20clip.mp4", "-o", "out", "--kinds", "masks")
+            with pytest.raises(SystemExit, match="2"):
+                command(f"http://127.0.0.1:{server.server_port}/other.mp4", "-o", "out")
+        finally:
+            server.shutdown()
+    assert len(list((tmp_path / "out" / "my clip" / "masks").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clpi.mp4"], "no file or folder clpi.mp4; did you mean 'clip.mp4'"),
+        (["none/at/all.mp4"], "no file or folder none/at/all.mp4"),
+        (["rtsp://host/stream"], "rtsp://host/stream: cannot be opened"),
+        (["clip.mp4", "sub/clip.mp4", "-o", "out"], "two sources are named 'clip'"),
+        (["clip.mp4", "--kinds", "maks"], "did you mean 'masks'"),
+        (["clip.mp4", "--threshold", "2"], "threshold"),
+        (["clip.mp4", "--device", "gpuu"], "did you mean 'gpu'"),
+        (["text.mp4"], "text.mp4"),
+    ],
+)
+def test_mistakes_are_answered_in_one_message(command, tmp_path: Path, capsys, arguments, message: str) -> None:
+    (tmp_path / "text.mp4").write_text("not a movie")
+    movie(tmp_path / "clip.mp4", 1)
+    movie(tmp_path / "sub" / "clip.mp4", 1)
+    with pytest.raises(SystemExit, match="2"):
+        command(*arguments)
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_bad_clip_does_not_end_the_others(command, tmp_path: Path, capsys) -> None:
+    (tmp_path / "a.mp4").write_text("not a movie")
+    movie(tmp_path / "b.mp4", 1)
+    movie(tmp_path / "c" / "c.mp4", 1)
+    with pytest.raises(SystemExit, match="2"):
+        command("a.mp4", "b.mp4", "c/c.mp4", "--kinds", "masks")
+    assert (tmp_path / "maskvos" / "b" / "masks" / "00000.png").is_file()
+    assert (tmp_path / "c" / "maskvos" / "c" / "masks" / "00000.png").is_file()
+    assert "a.mp4" in capsys.readouterr().err
+
+
+def test_settings_belong_to_the_framework_and_file_names_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["task=check"],
+        ["+experiment=swin_t"],
+        ["~logger"],
+        ["-m", "a"],
+        ["--cfg", "job"],
+        ["x.mp4", "a=1"],
+    ):
+        assert is_long_form(arguments)
+    for arguments in ([], ["clip.mp4"], ["--help"], ["--version"], ["a b.mp4", "-o", "out"], ["-"], ["x=1 .mp4", "-o"]):
+        (tmp_path / "x=1 .mp4").touch()
+        assert not is_long_form(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_help_needs_no_heavy_package(arguments: list[str]) -> None:
+    block = "".join(f"sys.modules['{name}'] = None; " for name in ("numpy", "cv2", "torch", "hydra"))
+    code = f"import sys; {block}sys.argv = ['maskvos', *{arguments}]\nfrom maskvos.cli.command import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "maskvos clip.mp4" in done.stdout
