@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Read when torch is loaded: waiting threads sleep instead of spinning, which matters where processes outnumber cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import golden
+from browser import MISSING, chromium
 from maskvos import build as builder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +76,16 @@ def tiny(build: Callable[..., nn.Module]) -> nn.Module:
         for _ in range(3):
             network.segment(torch.rand(4, 3, 64, 96), torch.randn(4, 2, 64, 96))
     return network.eval()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; skips where there is none."""
+    pytest.importorskip("playwright", reason="no browser: pip install playwright")
+    with chromium() as found:
+        if found is None:
+            pytest.skip(MISSING)
+        yield found
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

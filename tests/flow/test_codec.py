@@ -128,6 +128,16 @@ def test_colours_decode_to_vectors() -> None:
     assert (rgb_to_flow(np.full((3, 4, 3), 255, np.uint8)) == 0).all()
 
 
+def test_the_corners_of_the_wheel_decode_to_their_directions() -> None:
+    """The wheel has 55 colours; its positions run from -pi to pi, and its last colour is one step before red."""
+    wheel = {0: (255, 0, 0), 15: (255, 255, 0), 21: (0, 255, 0), 25: (0, 255, 255), 36: (0, 0, 255), 49: (255, 0, 255)}
+    wheel[54] = (255, 0, 43)
+    flow = rgb_to_flow(np.array([list(wheel.values())], np.uint8), max_flow=3.0)
+    assert flow.dtype == np.float32
+    angles = (np.array(list(wheel)) / 27 - 1) * np.pi
+    np.testing.assert_allclose(flow[0], -3 * np.stack([np.cos(angles), np.sin(angles)], -1), atol=6e-3)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_colour_coded_images_are_read_as_vectors(tmp_path: Path, suffix: str) -> None:
     y, x = np.mgrid[-1:1:96j, -1:1:128j]
@@ -160,13 +170,15 @@ def test_kitti_file_layout(tmp_path: Path) -> None:
     bgr = cv2.imread(str(tmp_path / "kitti.png"), cv2.IMREAD_UNCHANGED)
     assert bgr.dtype == np.uint16
     assert bgr[0, 0, ::-1].tolist() == [2**15 + 64, 2**15 - 128, 1]
-    assert bgr[0, 1, 0] == 0
+    assert bgr[0, 1].tolist() == [0, 0, 0]
+    with np.errstate(all="raise"):
+        assert encode_kitti(flow).tolist() == bgr[..., ::-1].tolist()
     assert read_flow(tmp_path / "kitti.png").tolist() == [[[1.0, -2.0], [0.0, 0.0]]]
 
 
 def test_kitti_clips_out_of_range_vectors() -> None:
-    decoded = decode_kitti(encode_kitti(np.array([[[9000.0, -9000.0]]], np.float32)))
-    assert decoded.tolist() == [[[511.984375, -512.0]]]
+    decoded = decode_kitti(encode_kitti(np.array([[[9000.0, -9000.0], [600.0, -600.0]]], np.float32)))
+    assert decoded.tolist() == [[[511.984375, -512.0]] * 2]
 
 
 def test_flo_file_layout(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "maskvos"
+from pages import ROOT, blocks
+
+SOURCE = ROOT / "src" / "maskvos"
 
 # Lowest first. A file may import from its own room and from rooms that stand before it.
 ROOMS = [
@@ -64,6 +67,21 @@ def test_imports_run_one_way(path: Path) -> None:
     assert own >= 0, f"{module} stands in no room: add it to ROOMS where it belongs"
     upward = [name for name in imports(path) if room(name) > own]
     assert not upward, f"{module} imports from above: {upward}"
+
+
+def diagram() -> str:
+    """The rooms as a Mermaid diagram: a box for each row of `ROOMS`, the highest first."""
+    boxes = [f'    level{row}["{", ".join(rooms)}"]' for row, rooms in reversed(list(enumerate(ROOMS)))]
+    arrows = "    " + " --> ".join(f"level{row}" for row in reversed(range(len(ROOMS))))
+    layout = '%%{init: {"flowchart": {"rankSpacing": 18, "padding": 6}}}%%'
+    return "\n".join([layout, "flowchart TD", *boxes, arrows, ""])
+
+
+def test_the_architecture_page_shows_the_rooms() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert [block.text for block in blocks(page, "mermaid")] == [diagram()], f"paste this:\n{diagram()}"
+    named = {name for row in ROOMS for name in row}
+    assert {name for name in named if not re.search(rf"^\|.*`{name}`.*\|", page, flags=re.MULTILINE)} == set()
 
 
 def test_only_run_imports_hydra() -> None:

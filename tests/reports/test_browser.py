@@ -7,36 +7,18 @@ Needs the package ``playwright`` and a Chromium: from ``playwright install chrom
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from browser import SIZES, opened
 from inference.test_writer import frames_video, predict
 from maskvos.reports.comparison import compare, read_runs
 from maskvos.reports.examples import Example
 from maskvos.reports.report import about_run, write_report
 from reports.test_report import scores
-
-CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-SIZES = {"desktop": (1280, 800), "phone": (375, 667)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; skips if it is not installed."""
-    api = pytest.importorskip("playwright.sync_api", reason="no browser: pip install playwright")
-    with api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        path = own if Path(own).is_file() else next(filter(None, map(shutil.which, CHROMIUMS)), None)
-        if path is None:
-            pytest.skip("no browser: playwright install chromium, or apt-get install chromium-headless-shell")
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def picture(video: str, frame: str) -> Example:
@@ -65,18 +47,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "report": found["swin_t"],
         "comparison": compare(read_runs([path.parent for path in found.values()]), root / "out"),
     }
-
-
-def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light") -> tuple[Any, list[str], list[str]]:
-    """Open a page; returns it with the URLs that it requested and its errors."""
-    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    requests: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(path.as_uri())
-    return page, [url for url in requests if url != path.as_uri() and not url.startswith("data:")], errors
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])

@@ -26,8 +26,8 @@ class BCE(nn.Module):
 class BoundaryBCE(nn.Module):
     """Boundary-weighted binary cross-entropy (Wei et al., F3Net, AAAI 2020).
 
-    The weight of a pixel is 1 + ``factor`` |local mean of the mask - mask|: 1 + factor / 2 at a straight edge, 1 far
-    from the boundary.
+    The weight of a pixel is 1 + ``factor`` abs(local mean of the mask - mask): 1 + factor / 2 at a straight edge, 1
+    far from the boundary.
 
     Args:
         width: Side of the square window of the local mean, pixels, odd.
@@ -103,7 +103,7 @@ class Dice(nn.Module):
         self.smooth = smooth
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Mean over maps of 1 - (2 |p m| + smooth) / (|p| + |m| + smooth)."""
+        """Mean over maps of ``1 - (2 |p m| + smooth) / (|p| + |m| + smooth)``."""
         probability, mask = logits.float().sigmoid().flatten(1), mask.float().flatten(1)
         overlap = (probability * mask).sum(1)
         total = probability.sum(1) + mask.sum(1)
