@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import av
 import pytest
 
 import fakes
@@ -86,8 +87,31 @@ def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("name", "kinds", "codec"),
+    [("a.webm", [], "vp9"), ("a.mov", [], "prores"), ("a.mp4", [], "h264"), ("a.mp4", ["--kinds", "matte"], "h264")],
+)
+def test_the_suffix_of_the_output_says_what_is_written(
+    command, tmp_path: Path, capsys, name: str, kinds: list[str], codec: str
+) -> None:
+    movie(tmp_path / "clip.mp4")
+    command("clip.mp4", "-o", f"out/{name}", *kinds)
+    assert capsys.readouterr().out == f"out/{name}\n"
+    with av.open(str(tmp_path / "out" / name)) as container:
+        assert container.streams.video[0].codec_context.name in (codec, f"lib{codec}-vp9", "libvpx-vp9")
+        assert sum(1 for _ in container.decode(video=0)) == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    with pytest.raises(SystemExit, match="2"):
+        command("clip.mp4", "-o", f"out/{name}", *kinds)
+    assert "--overwrite" in capsys.readouterr().err
+    command("clip.mp4", "-o", f"out/{name}", "--overwrite", "--quiet", *kinds)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["clip.mp4", "sub/clip.mp4", "-o", "out.webm"], "two sources are named 'clip'"),
+        (["sub", "-o", "out.webm"], "is one file for 2 videos"),
+        (["clip.mp4", "-o", "out.mp4", "--kinds", "cutout"], "out.mp4 can be overlay or"),
         (["clpi.mp4"], "no file or folder clpi.mp4; did you mean 'clip.mp4'"),
         (["none/at/all.mp4"], "no file or folder none/at/all.mp4"),
         (["rtsp://host/stream"], "rtsp://host/stream: cannot be opened"),
@@ -102,6 +126,7 @@ def test_mistakes_are_answered_in_one_message(command, tmp_path: Path, capsys, a
     (tmp_path / "text.mp4").write_text("not a movie")
     movie(tmp_path / "clip.mp4", 1)
     movie(tmp_path / "sub" / "clip.mp4", 1)
+    movie(tmp_path / "sub" / "more.mp4", 1)
     with pytest.raises(SystemExit, match="2"):
         command(*arguments)
     said = capsys.readouterr().err

@@ -15,20 +15,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from maskvos.cli.version import version_text
 from maskvos.errors import UserError, nearest
+from maskvos.media.files import ensure_writable
+
+if TYPE_CHECKING:
+    from maskvos.types import Video
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
 _LONG_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-r", "--run", "-p", "-i", "-sc", "-cp", "-cn", "-cd")
 _PREFIXES = ("--hydra-", "--info", "--config", "--resolve", "--package", "--shell-completion", "--experimental")
 _WEB = ("http", "https")
 _FOLDER = "maskvos"  # name of the default output folder, beside a source
+_KINDS = "masks,overlay"
+# What a file is by default, by its suffix.
+_FILES = {".mp4": "overlay", ".webm": "webm", ".mov": "prores", ".webp": "webp", ".mkv": "mask_movie", ".json": "coco"}
 
 _EPILOG = """\
 examples:
   maskvos clip.mp4                          masks and overlay.mp4, in the folder maskvos/clip beside it
+  maskvos clip.mp4 -o cutout.webm           a transparent movie; also .mov (ProRes 4444) and .webp, or .mp4 (overlay)
+  maskvos clip.mp4 -o green.mp4 --kinds green_screen
   maskvos *.mov -o out --kinds cutout       transparent PNG images of several clips, in out/<clip>/cutout
   cat clip.mp4 | maskvos - -o out           a pipe
 
@@ -82,8 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "sources", nargs="+", metavar="SOURCE", help="movie, image folder, folder of such, web address, or - for a pipe"
     )
-    add("-o", "--output", metavar="FOLDER", help=f"folder of the results; by default {_FOLDER}/ beside each source")
-    add("--kinds", default="masks,overlay", metavar="A,B", help="what to write (default: %(default)s)")
+    add(
+        "-o",
+        "--output",
+        metavar="PLACE",
+        help=f"folder or file of the results; by default {_FOLDER}/ beside each source",
+    )
+    add("--kinds", metavar="A,B", help=f"what to write (default: {_KINDS}, or by the suffix of -o)")
     add("--weights", default="light", metavar="FILE", help="bundled weights, a checkpoint or an exported network")
     add("--threshold", type=float, default=0.5, metavar="P", help="object where the probability is greater (0.5)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -96,43 +111,87 @@ def _parser() -> argparse.ArgumentParser:
 
 def _segment(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
-        places = [
-            (path, output) for source in options.sources for path, output in _places(source, options.output, stack)
-        ]
-        from maskvos.api import load
-        from maskvos.data.datasets.folder import folder
-        from maskvos.inference.writer import PredictionWriter, write_predictions
+        target = None if options.output is None else Path(options.output).expanduser()
+        kinds = [kind.strip() for kind in (options.kinds or _KINDS).split(",") if kind.strip()]
+        folder = target
+        if target is not None and target.suffix.lower() in _FILES:
+            kinds = [_kind_of(target, options)]
+            folder = Path(stack.enter_context(_beside(target)))
+        places = [place for source in options.sources for place in _places(source, folder, stack)]
+        single = target if target is not folder else None
+        written = _write(places, kinds, options, single)
+        if single is not None:
+            from maskvos.inference.outputs import KINDS
 
-        groups: dict[Path, list] = {}
-        for path, output in places:
-            groups.setdefault(output, []).extend(folder(path))
-        for output, videos in groups.items():
-            _check_unique([video.name for video in videos], output)
-        segmenter = load(options.weights, device=options.device, backend=options.backend, threshold=options.threshold)
-        kinds = [kind.strip() for kind in options.kinds.split(",") if kind.strip()]
-        failures = []
-        for output, videos in groups.items():
-            writer = PredictionWriter(
-                output,
-                kinds=kinds,
-                existing="overwrite" if options.overwrite else "resume",
-                settings=segmenter.settings,
-            )
-            try:
+            os.replace(written[0] / KINDS[kinds[0]].place, single)
+            if not options.quiet:
+                print(single)
+
+
+def _write(
+    places: Sequence[tuple[Path, Path]], kinds: Sequence[str], options: argparse.Namespace, single: Path | None
+) -> list[Path]:
+    """Segment each path into its folder; returns the folders of the videos, which are one if there is a single file."""
+    from maskvos.api import load
+    from maskvos.data.datasets.folder import folder
+    from maskvos.inference.writer import PredictionWriter, write_predictions
+    from maskvos.tasks.predict import ended_by_sigterm
+
+    groups: dict[Path, list[Video]] = {}
+    for path, output in places:
+        groups.setdefault(output, []).extend(folder(path))
+    for output, videos in groups.items():
+        _check_unique([video.name for video in videos], output)
+    count = sum(map(len, groups.values()))
+    if single is not None and count > 1:
+        raise UserError(f"-o {single}: is one file for {count} videos; give a folder")
+    segmenter = load(options.weights, device=options.device, backend=options.backend, threshold=options.threshold)
+    existing = "overwrite" if options.overwrite else "resume"
+    failures = []
+    for output, videos in groups.items():
+        writer = PredictionWriter(output, kinds=kinds, existing=existing, settings=segmenter.settings)
+        try:
+            with ended_by_sigterm():
                 write_predictions(segmenter, videos, writer, progress=not options.quiet)
-            except UserError as error:
-                failures.append(str(error))
-            if not options.quiet and (writer.finished or writer.skipped):
-                print(writer.summary())
-        if failures:
-            raise UserError("\n".join(failures))
+        except UserError as error:
+            failures.append(str(error))
+        if not options.quiet and (writer.finished or writer.skipped) and single is None:
+            print(writer.summary())
+    if failures:
+        raise UserError("\n".join(failures))
+    return [output / video.name for output, videos in groups.items() for video in videos]
 
 
-def _places(source: str, output: str | None, stack: ExitStack) -> Iterator[tuple[Path, Path]]:
+def _kind_of(target: Path, options: argparse.Namespace) -> str:
+    """The kind that a file is of, by its suffix, or that of ``--kinds`` if it has this suffix.
+
+    Raises:
+        UserError: The kind has another suffix, or the file exists and must not be replaced.
+    """
+    from maskvos.inference.outputs import KINDS
+
+    kind: str = options.kinds or _FILES[target.suffix.lower()]
+    if kind not in KINDS or Path(KINDS[kind].place).suffix != target.suffix.lower():
+        fitting = [name for name, known in KINDS.items() if Path(known.place).suffix == target.suffix.lower()]
+        raise UserError(f"--kinds {kind}: {target.name} can be {' or '.join(fitting)}; or give -o a folder")
+    if target.exists() and not options.overwrite:
+        raise UserError(f"{target} exists; choose another name, or replace it with --overwrite")
+    return kind
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[str]:
+    """A temporary folder on the same disk as a file."""
+    ensure_writable(target.absolute().parent)
+    with tempfile.TemporaryDirectory(prefix=".maskvos-", dir=target.absolute().parent) as folder:
+        yield folder
+
+
+def _places(source: str, output: Path | None, stack: ExitStack) -> Iterator[tuple[Path, Path]]:
     """The files and folders of a source, each with the folder of its results."""
     scheme = urlsplit(source).scheme
     if source == "-" or scheme in _WEB:
-        yield stack.enter_context(_fetched(source)), Path(output or _FOLDER)
+        yield stack.enter_context(_fetched(source)), output or Path(_FOLDER)
         return
     path = Path(source).expanduser()
     if os.path.lexists(path):
@@ -145,8 +204,7 @@ def _places(source: str, output: str | None, stack: ExitStack) -> Iterator[tuple
         parent = path.parent if path.parent.is_dir() else Path()
         raise UserError(f"no file or folder {source}; {nearest(path.name, os.listdir(parent))}")
     for each in found:
-        beside = each.absolute().parent / _FOLDER
-        yield each, Path(output).expanduser() if output else beside
+        yield each, output or each.absolute().parent / _FOLDER
 
 
 @contextmanager

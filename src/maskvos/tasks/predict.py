@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     (shard, shards), (rank, count) = parse_shard(cfg.shard), processes()
     mine = share(videos, shard * count + rank, shards * count)
     try:
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             write_predictions(segmenter, mine, writer, cfg.trainer.enable_progress_bar, videos)
     except BaseException:
         if writer.finished or writer.skipped:  # that much has been done
@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM, which clusters and containers send, ends the block as Ctrl-C does, with exit status 143."""
 
     def end(number: int, frame: FrameType | None) -> None:
