@@ -52,7 +52,7 @@ def test_results_lie_beside_the_source_and_are_made_once(command, tmp_path: Path
     assert len(said.splitlines()) < 10
     written = (out / "overlay.mp4").stat().st_mtime_ns
     command("clips/My Clip (1).mp4")
-    assert "skipped 1 already complete" in capsys.readouterr().out
+    assert "skipped 1 segmented already" in capsys.readouterr().out
     assert (out / "overlay.mp4").stat().st_mtime_ns == written
 
 

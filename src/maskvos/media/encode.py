@@ -149,7 +149,8 @@ class VideoWriter:
         layout = {3: "rgb24", 4: "rgba"}[image.shape[2]] if image.ndim == 3 else "gray"
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
         if layout != self.codec.pixels:
-            picture = picture.reformat(format=self.codec.pixels, dst_colorspace="itu709")
+            # In several threads, FFmpeg 8.0 loses lines of the transparency of ProRes.
+            picture = picture.reformat(format=self.codec.pixels, dst_colorspace="itu709", threads=1)
         picture.pts, picture.time_base = pts, self._tick
         self._mux(picture, pts * self._tick)
         self._last = pts
