@@ -76,7 +76,11 @@ def test_experiments_state_differences_in_existing_settings(name: str) -> None:
     defaults, stated = read("experiment", name)
     chosen = [f"+experiment={entry}" for entry in defaults if isinstance(entry, str) and entry != "_self_"]
     for entry in defaults:
-        chosen += [f"{key.removeprefix('override /')}={value}" for key, value in entry.items()] if isinstance(entry, dict) else []
+        chosen += (
+            [f"{key.removeprefix('override /')}={value}" for key, value in entry.items()]
+            if isinstance(entry, dict)
+            else []
+        )
     base = compose(chosen)
     allowed = set(keys(base))
     # Below an empty mapping or null any name may be given: the class that gets it checks the names.

@@ -115,7 +115,7 @@ class Disturb(Callback):
         self.how = how
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if self.how == "nan" and trainer.global_step == 5:
+        if self.how == "poison" and trainer.global_step == 5:
             batch["rgb"].fill_(torch.nan)
 
     def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
@@ -125,7 +125,7 @@ class Disturb(Callback):
 
 @pytest.mark.parametrize(
     ("how", "error", "message"),
-    [("fail", RuntimeError, "worker is killed"), ("nan", UserError, r"not finite since step 6.*ckpt_path=last")],
+    [("fail", RuntimeError, "worker is killed"), ("poison", UserError, r"not finite since step 6.*ckpt_path=last")],
 )
 def test_no_checkpoint_within_a_step_or_after_a_loss_of_nan(
     data: Path, tmp_path: Path, how: str, error: type[Exception], message: str
