@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs import members
 from gpu import fake_gpu
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
@@ -150,7 +151,7 @@ def test_invalid_parts(build: Callable[..., nn.Module], overrides: list[str], me
         build(*TINY, *overrides)
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+@pytest.mark.parametrize("model", members("model"))
 def test_every_model_config(build: Callable[..., nn.Module], model: str) -> None:
     network = build(f"model={model}", "backbone=tiny").eval()
     with torch.no_grad():
