@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs import members
 from gpu import fake_gpu
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
 from maskvos.models.folding import fold_batch_norms
+from maskvos.models.fusion import SumFusion
 from maskvos.models.network import MaskVOS, build_network
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
@@ -98,6 +100,12 @@ def test_every_parameter_gets_a_gradient(build: Callable[..., nn.Module], fusion
     assert without == []
 
 
+def test_sum_fusion_adds_maps_of_equal_width() -> None:
+    rgb, flow = ([torch.rand(2, 3, size, size) for size in (8, 4)] for _ in range(2))
+    fused = SumFusion((3, 3), (3, 3))(rgb, flow)
+    assert all(torch.equal(c, a + b) for a, b, c in zip(rgb, flow, fused, strict=True))
+
+
 @pytest.mark.parametrize(("fusion", "used", "unused"), [("rgb_only", "rgb", "flow"), ("flow_only", "flow", "rgb")])
 def test_single_stream_ablations(build: Callable[..., nn.Module], fusion: str, used: str, unused: str) -> None:
     network = build(*TINY, f"model/fusion={fusion}").eval()
@@ -150,7 +158,7 @@ def test_invalid_parts(build: Callable[..., nn.Module], overrides: list[str], me
         build(*TINY, *overrides)
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+@pytest.mark.parametrize("model", members("model"))
 def test_every_model_config(build: Callable[..., nn.Module], model: str) -> None:
     network = build(f"model={model}", "backbone=tiny").eval()
     with torch.no_grad():
