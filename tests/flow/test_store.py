@@ -169,6 +169,24 @@ def test_precomputed_flow_is_read_in_every_format(tmp_path: Path) -> None:
     np.testing.assert_array_equal(streamed[0][1](), flow)
 
 
+@pytest.mark.parametrize("format", ["flo", "png"])
+@pytest.mark.parametrize("kept", [0, 5, 40, -1])
+def test_damaged_files_of_the_cache_are_computed_again(
+    make_video: MakeVideo, tmp_path: Path, format: str, kept: int
+) -> None:
+    video, store = make_video(3), FlowStore(Difference(), tmp_path / "cache", format=format)
+    whole = store.load(video, 1)
+    path = store.path(video, 1)
+    data = path.read_bytes()
+    assert store.is_cached(video, 1)
+    path.write_bytes(data[:kept])
+    assert not store.is_cached(video, 1)
+    np.testing.assert_array_equal(store.load(video, 1), whole)
+    assert path.read_bytes() == data
+    path.unlink()
+    assert not store.is_cached(video, 1)
+
+
 def test_errors_name_corrupt_and_missing_images(make_video: MakeVideo, tmp_path: Path) -> None:
     video, store = make_video(3), FlowStore(Difference(), tmp_path / "cache")
     video.frames[1].image.write_bytes(b"not an image")

@@ -6,6 +6,7 @@ A flow map is (H, W, 2) float32, pixels of its own grid, x then y.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,9 @@ def decode_kitti(packed: np.ndarray) -> np.ndarray:
     return flow
 
 
+_PNG_END = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND
+
+
 def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
     """Read a flow map: Middlebury ``.flo``, 16-bit KITTI ``.png``, or an 8-bit colour-coded image.
 
@@ -124,6 +128,22 @@ def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
         )
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
     return decode_kitti(pixels) if pixels.dtype == np.uint16 else rgb_to_flow(pixels, max_flow)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that `write_flow` writes exists and is complete, by its length or end; reads a few bytes only."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(12)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(-min(size, 12), os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return False
+    if path.suffix.lower() != ".flo":
+        return end == _PNG_END
+    width, height = np.frombuffer(header, "<i4", offset=4) if len(header) == 12 else (0, 0)
+    return len(header) == 12 and size == 12 + 8 * int(width) * int(height)
 
 
 def write_flow(path: Path | str, flow: np.ndarray) -> None:

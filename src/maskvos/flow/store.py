@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,10 +18,12 @@ import numpy as np
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
 from maskvos.flow.base import FlowEstimator, FlowOf, check_direction, partner, stream_flow, zero_flow
-from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, write_flow
+from maskvos.flow.codec import decode_kitti, encode_kitti, is_whole, read_flow, write_flow
 from maskvos.media.files import write_bytes
 from maskvos.media.images import read_image
 from maskvos.types import Frame, Video
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("png", "flo")
 """File formats of the cache: 16-bit KITTI PNG (resolution 1/64 pixel), or lossless Middlebury ``.flo``."""
@@ -139,7 +142,7 @@ class FlowStore:
         direction: str | None = None,
         read: Callable[[Path], np.ndarray] = read_image,
     ) -> list[np.ndarray]:
-        """Flow of several frames; those missing from the cache are computed in one call and cached.
+        """Flow of several frames; those missing from the cache, or damaged there, are computed in one call and cached.
 
         Args:
             video: A video with frames.
@@ -159,10 +162,11 @@ class FlowStore:
         for index in indices:
             self._frame(video, index)
             path = self.path(video, index, direction) if self.cache else None
-            if path is not None and path.exists():
-                flows[index] = read_flow(path)
-            else:
+            found = None if path is None else _read_cached(path)
+            if found is None:
                 missing[index] = path
+            else:
+                flows[index] = found
         for index, flow in zip(missing, self._compute(video, list(missing), direction, read), strict=True):
             flows[index] = self._save(missing[index], flow, direction)
         if self.save_images and self.cache:
@@ -181,7 +185,7 @@ class FlowStore:
             UserError: There is no cache, or an image cannot be read.
         """
         path = self.path(video, index, direction)
-        return path.exists() and (not self.save_images or _image_path(path).exists())
+        return is_whole(path) and (not self.save_images or _image_path(path).exists())
 
     def stream(
         self, video: Video, frames: Iterable[np.ndarray], direction: str | None = None
@@ -321,6 +325,17 @@ def _identity(image: Path) -> str:
     except OSError as error:
         raise UserError(f"image {image}: cannot be read ({error.strerror}); check the dataset's folder") from error
     return f"{image.name}:{length}:{sample}"
+
+
+def _read_cached(path: Path) -> np.ndarray | None:
+    """Flow in the cache; None if it is not there or damaged."""
+    if not path.exists():
+        return None
+    try:
+        return read_flow(path)
+    except UserError as error:
+        log.warning("%s; computing it again", error)
+        return None
 
 
 def _image_path(path: Path) -> Path:
