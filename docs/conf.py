@@ -27,7 +27,10 @@ CONTENTS = {
     "Guide": [f"docs/{name}" for name in ("prediction", "api", "datasets", "flow", "training", "evaluation")],
     "Notebooks": [f"notebooks/{name}" for name in ("quickstart", "data_and_flow", "compare_runs", "add_a_backbone")],
     "Extending": ["docs/extending", "docs/architecture", "docs/testing", "CONTRIBUTING", "CODE_OF_CONDUCT"],
-    "Reference": ["docs/reference", "docs/model_card", "docs/performance", "docs/migration", "CHANGELOG", "SECURITY"],
+    "Reference": [
+        *(f"docs/{name}" for name in ("reference", "model_card", "leaderboard", "performance", "migration")),
+        *("CHANGELOG", "SECURITY"),
+    ],
 }
 
 myst_enable_extensions = ["dollarmath"]
