@@ -74,3 +74,12 @@ def test_compensation_exports_with_dynamic_size(build: Callable[..., nn.Module],
     rgb, flow = torch.rand(2, 3, 128, 224), camera(128, 224).repeat(2, 1, 1, 1)
     with torch.no_grad():
         torch.testing.assert_close(segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=1e-3)
+
+
+def test_compensation_passes_the_verifier_of_exported_programs(tmp_path: Path) -> None:
+    rgb, flow = torch.rand(1, 3, 64, 96), camera(64, 96)
+    program = torch.export.export(CompensatedInputs(), (rgb, flow))
+    torch.export.save(program, tmp_path / "inputs.pt2")
+    again = torch.export.load(tmp_path / "inputs.pt2").module()
+    for found, expected in zip(again(rgb, flow), CompensatedInputs()(rgb, flow), strict=True):
+        torch.testing.assert_close(found, expected)

@@ -317,6 +317,8 @@ def test_one_frame_sequences_train_and_a_protocol_that_counts_no_frame_is_an_err
     [
         (["task=tset"], ["task=tset", "'test'"]),
         (["task=predict", "ckpt_path=CKPT", "input=.", "trainer.precision=bf16-true"], ["bf16-true", "'bf16-mixed'"]),
+        (["task=test", "ckpt_path=CKPT", "trainer.precision=bf16-true"], ["bf16-true", "use bf16-mixed"]),
+        (["trainer.precision=16-true"], ["16-true", "use 16-mixed"]),
         (["task=predict", "ckpt_path=CKPT"], ["input="]),
         (["task=test"], ["ckpt_path="]),
         (["ckpt_path=CKPT", "init_from=CKPT"], ["give one"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +85,11 @@ class CompensatedInputs(InputEncoder):
 
     def forward(self, rgb: Tensor, flow: Tensor, motion: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode, see `InputEncoder.forward`."""
-        # The sums of the fit need float32 to resolve small motions.
-        with torch.autocast(flow.device.type, enabled=False), torch.no_grad():
+        # The sums of the fit need float32 to resolve small motions. Exported networks are in float32 throughout, and
+        # PyTorch's exporter does not accept the context.
+        exporting = torch.compiler.is_exporting()
+        exact = nullcontext() if exporting else torch.autocast(flow.device.type, enabled=False)
+        with exact, torch.no_grad():
             residual = self.compensate(flow.float()) * (448 / flow.shape[-1])
             length = (residual.square().sum(1, keepdim=True) + 1e-12).sqrt()
             scale = (length.square().mean((2, 3), keepdim=True)).sqrt().clamp(min=self._NOISE)

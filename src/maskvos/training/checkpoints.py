@@ -125,7 +125,7 @@ class LastCheckpoint(Checkpoint):
         self.every_minutes = every_minutes
         self._saved = self._step = 0
         self._time = time.monotonic()
-        self._within_step = False
+        self._within_step, self._begun = False, 0
         self._signal: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -152,7 +152,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Mark the start of a step."""
-        self._within_step = True
+        self._within_step, self._begun = True, trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -179,7 +179,7 @@ class LastCheckpoint(Checkpoint):
         """Save an interrupted training if it has advanced since the last checkpoint, unless within a step."""
         if trainer.state.fn != TrainerFn.FITTING or isinstance(exception, NotFiniteError):
             return
-        if self._within_step:
+        if self._within_step and trainer.global_step == self._begun:  # the optimiser has not finished
             log.warning("stopped within step %d: nothing saved since step %d", trainer.global_step + 1, self._saved)
         elif trainer.global_step > self._saved:
             self._save(trainer)
