@@ -118,7 +118,7 @@ def multiply_adds(network: nn.Module, size: Sequence[int]) -> float:
     """Multiply-adds (MACs) of matrix products and convolutions for one frame of (H, W), in units of 1e9."""
     images = torch.empty(2, 1, 3, *size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(network).to("meta")(*images)
+        copy.deepcopy(network).requires_grad_(False).to("meta")(*images)
     return counter.get_total_flops() / 2e9
 
 
