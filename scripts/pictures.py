@@ -16,7 +16,7 @@ from maskvos.build import build
 from maskvos.flow.base import pair_flow
 from maskvos.flow.colours import flow_to_rgb
 from maskvos.flow.dis import DIS
-from maskvos.inference.video_folder import draw_flow
+from maskvos.inference.outputs.movies import draw_flow
 from maskvos.media.draw import contact_sheet, draw_overlay, side_by_side
 from maskvos.media.images import write_image
 from maskvos.run import compose
