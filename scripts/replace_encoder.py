@@ -84,6 +84,10 @@ def replace_encoder(old: MaskVOS, new: MaskVOS, paths: list[Path], size: tuple[i
     """
     if not isinstance(old.fusion, ConcatFusion) or not isinstance(new.fusion, ConcatFusion):
         raise UserError("both networks need the fusion of model/fusion=concat")
+    if old.fusion.channels != new.fusion.channels:
+        raise UserError(
+            f"fused channels {old.fusion.channels} and {new.fusion.channels} differ; set model.fusion.channels"
+        )
     state, trained = new.state_dict(), old.state_dict()
     state |= {
         name: value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import write_davis
+from fakes import DAVIS_SPLITS, write_davis
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,12 +63,13 @@ def test_segmenting_and_scoring_need_no_torch(installed: Path, tmp_path: Path) -
     subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
     subprocess.run([*pip, "-r", str(ROOT / "requirements-segment.txt")], check=True)
     write_davis(tmp_path / "DAVIS")
+    for sequence in DAVIS_SPLITS["val"]:
+        shutil.copytree(tmp_path / "DAVIS/Annotations/480p" / sequence, tmp_path / "masks" / sequence)
     code = (
         "import sys, maskvos\n"
         "from maskvos.data.datasets.davis import davis\n"
         "maskvos.segment('DAVIS/JPEGImages/480p', 'out', kinds=['masks'])\n"
-        "masks = 'DAVIS/Annotations/480p'\n"
-        "assert maskvos.evaluate(masks, davis('DAVIS', 'val')).overall['jf'] == 1\n"
+        "assert maskvos.evaluate('masks', davis('DAVIS', 'val')).overall['jf'] == 1\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([str(python), "-c", code], cwd=tmp_path, check=True)

@@ -26,7 +26,14 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 def call(script: str, *options: str | Path) -> str:
     """Run a script with a tiny network and little data; returns its output."""
-    small = ("backbone=tiny", "model=maskvos_tiny", "data.size=[32,48]", "data.batch_size=2", "data.num_workers=0")
+    small = (
+        "backbone=tiny",
+        "model=maskvos_tiny",
+        "model/fusion=concat",
+        "data.size=[32,48]",
+        "data.batch_size=2",
+        "data.num_workers=0",
+    )
     clips = ("data.train.parts.1.clips=2", "data.train.parts.1.frames=3", "data.train.parts.1.size=[32,48]")
     quiet = ("callbacks.progress=null", "trainer.enable_progress_bar=false", "trainer=cpu", "protocol=all_frames")
     process = subprocess.run(
