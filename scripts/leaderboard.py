@@ -111,7 +111,7 @@ def opened(path: Path) -> Iterator[Path]:
     """A folder of masks; an archive is extracted into a folder that exists only within the context.
 
     Raises:
-        UserError: There is no such folder or archive, or it cannot be extracted safely.
+        UserError: The folder or archive is not found, or cannot be extracted safely.
     """
     if path.is_dir():
         yield path

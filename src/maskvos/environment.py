@@ -1,4 +1,4 @@
-"""Runtime environment: CPU cores, package versions, git commit, index of this process."""
+"""Runtime environment: CPU cores, package versions, git commit, processes and their signals."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import importlib.metadata
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from maskvos.errors import UserError
 
@@ -90,3 +93,21 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise UserError(f"shard={shard}: must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
     return index - 1, count
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, which clusters and containers send, ends the block as Ctrl-C does, with exit status 143."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the clean-up is not interrupted
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where no handler may be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -68,6 +68,13 @@ def test_several_sources_and_patterns_go_into_one_folder(command, tmp_path: Path
     assert manifest["complete"]
 
 
+def test_an_existing_folder_is_a_folder_whatever_its_name(command, tmp_path: Path) -> None:
+    movie(tmp_path / "clip.mp4", 1)
+    (tmp_path / "results.mov").mkdir()
+    command("clip.mp4", "-o", "results.mov", "--kinds", "masks", "--quiet")
+    assert (tmp_path / "results.mov" / "clip" / "masks" / "00000.png").is_file()
+
+
 def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = movie(tmp_path / "web" / "my clip.mp4", 2)
     standard = io.TextIOWrapper(io.BytesIO(clip.read_bytes()))

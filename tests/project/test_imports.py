@@ -103,11 +103,20 @@ assert next(model.stream([numpy.zeros((40, 60, 3), "uint8")] * 2)).mask.shape ==
 """
 
 
-@pytest.mark.parametrize("code", [SCORE, SEGMENT], ids=["score", "segment"])
-def test_scoring_and_segmenting_need_no_torch(code: str) -> None:
+COMMAND = """
+import cv2, numpy
+cv2.imwrite("00000.png", numpy.zeros((40, 60, 3), "uint8"))
+sys.argv = ["maskvos", "00000.png", "-o", "out"]
+from maskvos.cli.command import main; main()
+assert cv2.imread("out/00000/masks/00000.png") is not None
+"""
+
+
+@pytest.mark.parametrize("code", [SCORE, SEGMENT, COMMAND], ids=["score", "segment", "command"])
+def test_scoring_and_segmenting_need_no_torch(code: str, tmp_path: Path) -> None:
     # None in sys.modules makes an import fail as if the package were not installed.
-    absent = (
-        "import sys\nfor name in ('torch', 'pytorch_lightning', 'hydra', 'timm', 'scipy'): sys.modules[name] = None\n"
-    )
-    done = subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True, check=False)
+    names = ("torch", "pytorch_lightning", "hydra", "omegaconf", "timm", "scipy")
+    absent = f"import sys\nfor name in {names}: sys.modules[name] = None\n"
+    command = [sys.executable, "-c", absent + code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

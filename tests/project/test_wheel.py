@@ -73,5 +73,8 @@ def test_segmenting_and_scoring_need_no_torch(installed: Path, tmp_path: Path) -
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([str(python), "-c", code], cwd=tmp_path, check=True)
+    command = [str(python.with_name("maskvos")), "DAVIS/JPEGImages/480p/cows", "-o", "cows.webm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "cows.webm").is_file()
     size = sum(path.stat().st_size for path in (tmp_path / "venv").rglob("*") if path.is_file())
     assert size < 600e6

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from maskvos.cli.version import version_text
+from maskvos.environment import ended_by_sigterm
 from maskvos.errors import UserError, nearest
 from maskvos.media.files import ensure_writable
 
@@ -114,7 +115,7 @@ def _segment(options: argparse.Namespace) -> None:
         target = None if options.output is None else Path(options.output).expanduser()
         kinds = [kind.strip() for kind in (options.kinds or _KINDS).split(",") if kind.strip()]
         folder = target
-        if target is not None and target.suffix.lower() in _FILES:
+        if target is not None and target.suffix.lower() in _FILES and not target.is_dir():
             kinds = [_kind_of(target, options)]
             folder = Path(stack.enter_context(_beside(target)))
         places = [place for source in options.sources for place in _places(source, folder, stack)]
@@ -135,7 +136,6 @@ def _write(
     from maskvos.api import load
     from maskvos.data.datasets.folder import folder
     from maskvos.inference.writer import PredictionWriter, write_predictions
-    from maskvos.tasks.predict import ended_by_sigterm
 
     groups: dict[Path, list[Video]] = {}
     for path, output in places:

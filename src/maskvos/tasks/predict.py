@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from omegaconf import DictConfig
 
 from maskvos.api import load
 from maskvos.build import build
 from maskvos.data.datasets.folder import folder
-from maskvos.environment import parse_shard, processes
+from maskvos.environment import ended_by_sigterm, parse_shard, processes
 from maskvos.errors import UserError
 from maskvos.inference.archive import share
 from maskvos.inference.engines import check_precision
@@ -57,21 +51,3 @@ def run(cfg: DictConfig) -> dict[str, float]:
     print(writer.summary())
     metrics: dict[str, float] = writer.metrics()
     return metrics
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, which clusters and containers send, ends the block as Ctrl-C does, with exit status 143."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # the clean-up is not interrupted
-        sys.exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # where no handler may be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -58,6 +58,15 @@ def image_saliency(
 def image_sets(root: Path | str, sets: Sequence[str], images: str = "images", masks: str = "masks") -> list[Video]:
     """List several image saliency datasets below one folder, each named after its own: ``<root>/<set>/<images>``.
 
+    Args:
+        root: Parent folder of the datasets.
+        sets: Folders of the datasets, which are also their names.
+        images: See `image_saliency`.
+        masks: See `image_saliency`.
+
+    Returns:
+        One video of a single frame per image, dataset by dataset.
+
     Raises:
         UserError: See `image_saliency`.
     """
