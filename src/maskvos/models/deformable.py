@@ -133,13 +133,15 @@ def _sample_by_level(value: Tensor, locations: Tensor, weights: Tensor, grid: Gr
     batch, count, heads, width = value.shape
     locations = (2 * locations + 1) / grid.extent[:, None] - 1
     planes = value.split([h * w for h, w in grid.sizes], dim=1)
-    sampled = []
+    weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)
+    out: Tensor | int = 0
     for level, (plane, size) in enumerate(zip(planes, grid.sizes, strict=True)):
         plane = plane.permute(0, 2, 3, 1).reshape(batch * heads, width, *size)
-        points = locations[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        sampled.append(F.grid_sample(plane.to(points.dtype), points, align_corners=False).to(plane.dtype))
-    weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, count, -1)
-    out = (torch.cat(sampled, dim=-1) * weights).sum(-1)
+        # Pixels along the last axis, points along the one before: sums over points then add whole rows.
+        points = locations[:, :, :, level].permute(0, 2, 3, 1, 4).flatten(0, 1)
+        sampled = F.grid_sample(plane.to(points.dtype), points, align_corners=False).to(plane.dtype)
+        out = out + (sampled * weights[:, level, None]).sum(2)
+    assert isinstance(out, Tensor)
     return out.view(batch, heads * width, count).transpose(1, 2)
 
 
