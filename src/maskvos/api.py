@@ -120,9 +120,13 @@ def _backend(path: Path, backend: str, device: str, precision: str) -> str:
     """
     suffix = SUFFIXES.get(path.suffix)
     if backend == "auto":
-        fits = bundled.exported(path) is not None and PRECISIONS[precision] is None
-        on_cpu = device == "cpu" or (device == "auto" and not has_gpu())
-        return suffix or ("onnx" if fits and on_cpu and find_spec("onnxruntime") else "torch")
+        if suffix is None and bundled.exported(path) is not None:
+            on_cpu = device == "cpu" or (device == "auto" and not has_gpu())
+            if on_cpu and find_spec("openvino"):
+                return "openvino"
+            if on_cpu and find_spec("onnxruntime") and PRECISIONS[precision] is None:
+                return "onnx"
+        return suffix or "torch"
     if backend == "torch" and suffix is not None:
         raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
     if backend in ("onnx", "openvino") and suffix is None and bundled.exported(path) is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskvos.errors import UserError
+from maskvos.inference.engines import OpenVINOEngine
 from maskvos.models.network import MaskVOS
 from maskvos.weights.export import export, load_exported
 
@@ -63,17 +63,9 @@ def _onnx(network: MaskVOS, setting: Setting) -> Forward:
 
 
 def _openvino(network: MaskVOS, setting: Setting) -> Forward:
-    if importlib.util.find_spec("openvino") is None:
-        raise UserError("the package 'openvino' is not installed; pip install openvino")
-    import openvino
-
-    settings = {
-        "INFERENCE_NUM_THREADS": setting.threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = openvino.Core().compile_model(str(_onnx_file(network, setting)), "CPU", settings)
-    return lambda rgb, flow: compiled({"rgb": rgb.numpy(), "flow": flow.numpy()})
+    precision = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[setting.dtype]
+    engine = OpenVINOEngine(_onnx_file(network, setting._replace(dtype=None)), precision, setting.threads)
+    return lambda rgb, flow: engine(rgb.numpy(), flow.numpy())
 
 
 def _onnx_file(network: MaskVOS, setting: Setting) -> Path:
@@ -81,7 +73,7 @@ def _onnx_file(network: MaskVOS, setting: Setting) -> Path:
     if setting.device.type != "cpu":
         raise UserError("exported files run on the CPU only; measure them with trainer.accelerator=cpu")
     if setting.dtype is not None:
-        raise UserError("exported files compute in float32; measure them with trainer.precision=32-true")
+        raise UserError("ONNX Runtime computes in float32; measure it with trainer.precision=32-true")
     path = setting.folder / "network.onnx"
     return path if path.exists() else export(network, path)
 
