@@ -1,9 +1,11 @@
 """Speed of the network alone, compared with a standard implementation of its parts, interleaved within one process.
 
     python scripts/benchmarks/network.py --threads 2 --variants stock eager folded onnx openvino
+    python scripts/benchmarks/network.py --bundled --variants folded onnx openvino bf16-openvino
     python scripts/benchmarks/network.py --device cuda --variants stock eager bf16-eager bf16-compile --batch 1 16
 
-``stock`` is the baseline (`stock.py`) with the weights of the default architecture; the others are the variants of
+``stock`` is the baseline (`stock.py`) with the weights of the default architecture, which is measured unless
+``--bundled`` asks for the bundled model at its own size; the others are the variants of
 ``task=benchmark``, which measures any configured model; the prefix ``bf16-`` adds autocast. Calls alternate between
 variants, so that other load on the machine affects all alike; on a shared machine compare CPU times, which exclude
 waiting. Writes a table (md) and all figures (json).
@@ -25,6 +27,9 @@ from maskvos.benchmark.network import random_images, time_variants
 from maskvos.benchmark.report import fact_list, network_table
 from maskvos.benchmark.variants import VARIANTS, Forward, Setting
 from maskvos.models.network import MaskVOS
+from maskvos.weights import bundled
+from maskvos.weights.checkpoint import load_network
+from maskvos.weights.config import InferenceConfig, read_config
 from maskvos.weights.original import original_network
 
 NAMES = ["stock", *(f"{prefix}{name}" for prefix in ("", "bf16-") for name in VARIANTS)]
@@ -44,6 +49,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=NAMES, default=["stock", "eager", "folded"])
+    parser.add_argument("--bundled", action="store_true", help="measure the bundled model, at its own size")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
@@ -52,7 +58,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for network.md and network.json")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    network = original_network().eval().requires_grad_(False)
+    if arguments.bundled:
+        path = bundled.find(bundled.DEFAULT) or Path()
+        config = InferenceConfig.from_config(read_config(path) or {})
+        network, arguments.size = load_network(path, config.model), config.size
+    else:
+        network = original_network()
+    network = network.eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder, use_threads(arguments.threads) as threads:
         setting = Setting(Path(folder), threads, torch.device(arguments.device))
         facts = describe(network, arguments.size, setting)

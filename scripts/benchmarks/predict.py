@@ -9,9 +9,7 @@ The measurements alternate within one run. ``--busy`` repeats them beside a proc
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -30,6 +28,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from busy import busy
 from torch.utils.data import DataLoader, IterableDataset
 
 from maskvos.benchmark.pipeline import procedural_video
@@ -50,6 +49,7 @@ from maskvos.weights.checkpoint import load_network
 from maskvos.weights.config import InferenceConfig, read_config
 
 SIZE = (224, 384)
+ENGINES = ["torch", "onnx", "openvino", "openvino-bf16"]
 STAGES = ("decode", "flow", "resize", "network", "write")
 
 
@@ -171,24 +171,9 @@ def first_mask(movie: Path, output: Path) -> float:
     return seconds
 
 
-@contextlib.contextmanager
-def busy(wanted: bool) -> Iterator[None]:
-    """Keep one core busy in another process."""
-    process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) if wanted else None
-    if process:
-        process.start()
-        time.sleep(1)
-    try:
-        yield
-    finally:
-        if process:
-            process.terminate()
-            process.join()
-
-
-def _spin() -> None:
-    while True:
-        pass
+def _load(engine: str) -> Segmenter:
+    backend, _, precision = engine.partition("-")
+    return maskvos.load(backend=backend, device="cpu", precision="bf16-mixed" if precision else "32-true")
 
 
 def main() -> None:
@@ -196,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, help="a movie; by default a procedural clip of 854x480")
     parser.add_argument("--frames", type=int, default=100, help="frames of the procedural clip")
-    parser.add_argument("--engines", nargs="+", default=["torch", "onnx", "openvino"])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--busy", action="store_true", help="measure beside a busy process, too")
     parser.add_argument("--start", action="store_true", help="measure the time to the first mask, too")
@@ -208,7 +193,7 @@ def main() -> None:
         movie = options.input or procedural_video(place, options.frames).file
         (video,) = folder(movie)
         models: dict[str, Any] = {"version 0.1": _Baseline()}
-        models |= {name: maskvos.load(backend=name, device="cpu") for name in options.engines}
+        models |= {name: _load(name) for name in options.engines}
         rates: dict[tuple[str, bool], list[float]] = {}
         for repeat in range(options.repeats + 1):
             for name, model in models.items():

@@ -8,7 +8,8 @@ Other arguments are overrides, as for training. For each variant, steps of Light
 callbacks and loggers) alternate with bare PyTorch steps (transfer, forward, loss, backward, optimiser, schedule; on
 their own network and optimiser) within one process, on one preloaded batch. The overhead is the median difference
 between neighbouring steps relative to the median bare step, also in CPU time, which excludes waiting. Then the loader
-is measured alone. Writes train.json with the time of every step, and prints a table.
+is measured alone. ``--busy`` repeats the steps beside a process that keeps one core busy. Writes train.json with the
+time of every step, and prints a table.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from busy import busy
 from omegaconf import DictConfig
 
 from maskvos.benchmark.measure import describe
@@ -172,6 +174,10 @@ def table(report: dict[str, Any]) -> str:
     rate = report["loader_images_per_second"]
     lines += ["", f"loader alone: {rate:.2f} images/s with {report['workers']} workers"]
     for name, figures in report["variants"].items():
+        if "busy_images_per_second" in figures:
+            loaded = figures["busy_images_per_second"]
+            kept = loaded / figures["images_per_second"]
+            lines.append(f"{name}: {loaded:.2f} images/s beside a busy core, {kept:.0%}")
         limit = "step" if figures["images_per_second"] < rate else "loader"
         lines.append(f"{name}: the {limit} is the limit")
     return "\n".join(lines)
@@ -185,6 +191,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="timed steps per variant")
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--images", type=int, default=200, help="images for timing the loader")
+    parser.add_argument("--busy", action="store_true", help="measure beside a busy process, too")
     parser.add_argument("--output", type=Path, help="folder for train.json and train.md")
     arguments = parser.parse_intermixed_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -201,6 +208,10 @@ def main() -> None:
         for name in variants:
             cfg = compose([*common, *VARIANTS[name]], Path(folder) / name)
             report["variants"][name] = measure_step(cfg, batch, arguments.steps, arguments.warmup)
+            if arguments.busy:
+                with busy():
+                    loaded = measure_step(cfg, batch, arguments.steps, arguments.warmup)
+                report["variants"][name]["busy_images_per_second"] = loaded["images_per_second"]
             gc.collect()  # otherwise the next variant's peak memory would include this one's
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         setting = Setting(Path(folder), torch.get_num_threads(), device)
