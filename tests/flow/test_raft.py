@@ -73,6 +73,16 @@ def test_any_size_works(tmp_path: Path, size: tuple[int, int]) -> None:
     assert np.isfinite(flow).all()
 
 
+def test_bfloat16_is_close_and_kept_apart(tmp_path: Path, texture: np.ndarray) -> None:
+    torch.save(raft_small().state_dict(), tmp_path / "raft.pth")
+    exact, rounded = (RAFT("small", tmp_path / "raft.pth", 1, precision=p) for p in ("32-true", "bf16-mixed"))
+    frame = texture[:128, :128]
+    expected, flow = (pair_flow(frame, np.roll(frame, 3, axis=1), raft) for raft in (exact, rounded))
+    assert flow.dtype == np.float32
+    assert 0 < np.abs(flow - expected).max() < 0.2 * np.abs(expected).max()
+    assert exact.fingerprint != rounded.fingerprint
+
+
 def test_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     prints = {RAFT("small").fingerprint, RAFT("large").fingerprint, RAFT("small", updates=6).fingerprint}
     for seed in (0, 1):
@@ -104,6 +114,8 @@ def test_invalid_weights_are_rejected(tmp_path: Path) -> None:
         RAFT("smal")
     with pytest.raises(UserError, match="updates=0"):
         RAFT(updates=0)
+    with pytest.raises(UserError, match="did you mean 'bf16-mixed'"):
+        RAFT(precision="bf16-mixd")
 
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -24,6 +24,8 @@ VARIANTS = {
     "large": (raft_large, Raft_Large_Weights.DEFAULT),
 }
 
+PRECISIONS = ("32-true", "bf16-mixed")
+
 # Regular expressions from the authors' parameter names to torchvision's, applied in order.
 _RENAMES = (
     (r"^module\.", ""),
@@ -53,9 +55,10 @@ class RAFT(FlowEstimator):
             checkpoint of RAFT's authors (``raft-small.pth``, ``raft-things.pth``, ...), whose keys are converted.
         updates: Number of iterative refinements.
         max_size: See `FlowEstimator`.
+        precision: ``32-true``, or ``bf16-mixed``: autocast to bfloat16, faster on processors that compute in it.
 
     Raises:
-        UserError: Unknown variant, or the weights file is missing.
+        UserError: Unknown variant or precision, or the weights file is missing.
     """
 
     # Four levels of the correlation pyramid, starting at 1/8 resolution.
@@ -67,8 +70,13 @@ class RAFT(FlowEstimator):
         weights: Path | str | None = "default",
         updates: int = 12,
         max_size: int | None = None,
+        precision: str = "32-true",
     ) -> None:
         super().__init__(max_size)
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"flow.estimator.precision={precision}: not a precision of RAFT; {nearest(str(precision), PRECISIONS)}"
+            )
         if variant not in VARIANTS:
             raise UserError(
                 f"flow.estimator.variant={variant!r}: unknown RAFT variant; {nearest(str(variant), VARIANTS)}"
@@ -79,6 +87,7 @@ class RAFT(FlowEstimator):
             raise UserError(f"flow.estimator.weights=null: RAFT without weights gives random flow; {_REMEDY}")
         self.variant = variant
         self.updates = updates
+        self.precision = precision
         self.weights: Path | None = None if weights == "default" else Path(weights).expanduser()
         self._weights_hash = self._hash_weights()
         self._network: Any = None
@@ -87,12 +96,14 @@ class RAFT(FlowEstimator):
     @property
     def settings(self) -> dict[str, str | int | float | None]:
         """See `FlowEstimator.settings`; weights are identified by a hash of their content."""
+        precision = {} if self.precision == "32-true" else {"precision": self.precision}  # keeps older caches valid
         return {
             "name": f"raft-{self.variant}",
             "variant": self.variant,
             "weights": self._weights_hash,
             "updates": self.updates,
             "max_size": self.max_size,
+            **precision,
         }
 
     @property
@@ -115,7 +126,8 @@ class RAFT(FlowEstimator):
         margins = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
         images = (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2) for frames in (first, second))
         padded = [F.pad(image.float() / 127.5 - 1.0, margins, mode="replicate") for image in images]
-        flow = network(*padded, num_flow_updates=self.updates)[-1]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+            flow = network(*padded, num_flow_updates=self.updates)[-1]
         flow = flow[..., margins[2] : margins[2] + height, margins[0] : margins[0] + width].float()
         return np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
 
