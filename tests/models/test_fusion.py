@@ -23,7 +23,8 @@ def pyramids() -> tuple[list[Tensor], list[Tensor]]:
 
 def assert_fused(fusion: Fusion, expected: list[Tensor]) -> None:
     fused = fusion(*pyramids())
-    assert [one.shape[1] for one in fused] == list(fusion.channels)
+    first, second = fusion.channels
+    assert [tuple(one.shape) for one in fused] == [(2, first, 8, 10), (2, second, 4, 5)]
     torch.testing.assert_close(fused, expected)
 
 
