@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hypothesis import settings
+from hypothesis import Phase, settings
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -31,6 +31,8 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch
 
 # The same examples in every run: what passes here passes there. `--hypothesis-profile=default` looks for new ones.
 settings.register_profile("fixed", derandomize=True)
+# Mutation tests only ask whether a test fails, not for the simplest example.
+settings.register_profile("mutants", derandomize=True, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("fixed")
 
 

@@ -159,8 +159,22 @@ def test_recall_counts_nan_and_exactly_one_half_as_misses():
     series = np.array([0.5, 0.6, np.nan, 1.0])
     assert F.series_mean(series) == pytest.approx(0.7)
     assert F.series_recall(series) == 0.5
-    for statistic in (F.series_mean, F.series_recall, F.series_decay):
-        assert math.isnan(statistic(np.array([])))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("statistic", [F.series_mean, F.series_recall, F.series_decay])
+def test_statistics_of_nothing_are_nan_without_a_warning(statistic):
+    assert math.isnan(statistic(np.array([])))
+    if statistic is not F.series_recall:  # there, nan counts as below
+        assert math.isnan(statistic(np.full(8, np.nan)))
+
+
+def test_series_of_lower_precision_are_computed_in_float64():
+    series = np.random.default_rng(0).random(99).astype(np.float32)
+    assert F.series_mean(series) == series.astype(np.float64).mean()
+    assert F.series_recall(series, above=0.1) == (series.astype(np.float64) > 0.1).mean()
+    tenth = np.float32(0.1)  # a little more than 0.1
+    assert F.series_recall(np.array([tenth]), above=0.1) == 1
 
 
 @given(st.integers(1, 1200), st.integers(0, 2**32 - 1))
@@ -175,17 +189,54 @@ def test_decay_is_right_for_any_length(length, seed):
         assert {F.series_decay(series, variant) for variant in ("davis2016", "davis2017")} == {F.series_decay(series)}
 
 
-def test_object_scores_equal_those_of_single_objects():
-    rng = np.random.default_rng(3)
-    prediction = np.kron(rng.integers(0, 4, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
-    truth = np.kron(rng.integers(0, 3, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
+@pytest.mark.parametrize(
+    ("variant", "length", "first", "last"),
+    [
+        ("exact", 1, (0, 1), (0, 1)),
+        ("exact", 3, (0, 2), (2, 3)),  # edges at 1, 1.5, 2, 2.5 and 3: halves are rounded up
+        ("exact", 9, (0, 3), (6, 9)),
+        ("exact", 1200, (0, 301), (899, 1200)),
+        ("davis2016", 256, (0, 65), (191, 256)),
+        ("davis2017", 256, (0, 65), None),  # the end of the last quarter, 256, is stored as 0
+        ("davis2016", 257, (0, 65), None),  # so is its edge
+        ("davis2017", 257, (0, 65), None),
+        ("davis2016", 1200, (0, 45), (131, 176)),  # edges 300, 899 and 1199, modulo 256
+        ("davis2017", 1200, (0, 45), (131, 176)),
+    ],
+)
+def test_decay_compares_these_quarters(variant, length, first, last):
+    series = np.random.default_rng(length).random(length)
+    if last is None:
+        assert math.isnan(F.series_decay(series, variant))
+    else:
+        expected = series[slice(*first)].mean() - series[slice(*last)].mean()
+        assert F.series_decay(series, variant) == pytest.approx(expected, abs=1e-12)
+
+
+def blocks(rng, ids):
+    """Object ids (54, 99) in blocks of 9x11 pixels."""
+    return np.kron(rng.integers(0, ids, (6, 9)), np.ones((9, 11), int)).astype(np.uint8)
+
+
+def apart():
+    """Three predicted objects, the last of one pixel, of which only that one meets the true object."""
+    prediction, truth = np.zeros((2, 12, 70), np.uint8)
+    prediction[1:4, 1:5], prediction[6:9, 1:5], prediction[5, 66] = 1, 3, 2
+    truth[5, 66] = 1
+    return prediction, truth
+
+
+@pytest.mark.parametrize("pair", [(blocks(np.random.default_rng(3), 4), blocks(np.random.default_rng(4), 3)), apart()])
+def test_object_scores_equal_those_of_single_objects(pair):
+    prediction, truth = pair
+    objects = [int(ids.max()) + 1 for ids in pair]
     void = truth.copy()
     void[truth == 0] = 255
     region, contour = F.object_scores(prediction, void)
-    assert region.shape == contour.shape == (4, 3)
+    assert region.shape == contour.shape == tuple(objects)
     nothing = np.zeros_like(truth)
-    for p in range(4):
-        for o in range(3):
+    for p in range(objects[0]):
+        for o in range(objects[1]):
             one = prediction == p if p else nothing
             other = truth == o if o else nothing
             assert region[p, o] == F.jaccard(one, other)

@@ -16,7 +16,6 @@ from gpu import fake_gpu
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
 from maskvos.models.folding import fold_batch_norms
-from maskvos.models.fusion import SumFusion
 from maskvos.models.network import MaskVOS, build_network
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
@@ -98,12 +97,6 @@ def test_every_parameter_gets_a_gradient(build: Callable[..., nn.Module], fusion
     (logits.square().mean() + sum(x.square().mean() for x in auxiliary)).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not (p.grad.abs().sum() > 0)]
     assert without == []
-
-
-def test_sum_fusion_adds_maps_of_equal_width() -> None:
-    rgb, flow = ([torch.rand(2, 3, size, size) for size in (8, 4)] for _ in range(2))
-    fused = SumFusion((3, 3), (3, 3))(rgb, flow)
-    assert all(torch.equal(c, a + b) for a, b, c in zip(rgb, flow, fused, strict=True))
 
 
 @pytest.mark.parametrize(("fusion", "used", "unused"), [("rgb_only", "rgb", "flow"), ("flow_only", "flow", "rgb")])

@@ -21,7 +21,7 @@ from maskvos.types import Batch, Video
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
-class EpochSampler(DistributedSampler):
+class EpochSampler(DistributedSampler[Any]):
     """Shuffles every epoch differently, draws the datasets of a mixture by weight, and yields (epoch, index) keys.
 
     A `DistributedSampler`, so that Lightning keeps it and sets its epoch.
@@ -74,7 +74,7 @@ class EpochSampler(DistributedSampler):
         # (epoch, number of its samples that were used): a resumed training continues behind them.
         self.seen = (0, 0)
 
-    def __iter__(self) -> Iterator[tuple[int, int] | tuple[int, int, float]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int] | tuple[int, int, float]]:
         """Yield (epoch, index) or (epoch, index, scale); a dataset repeats a sample only after all have been drawn."""
         rng = np.random.default_rng([self.seed, self.epoch])
         ends = np.round(np.cumsum(self.weights) / sum(self.weights) * self.total).astype(int)
@@ -102,7 +102,7 @@ class EpochSampler(DistributedSampler):
         return self.num_samples
 
 
-class EvalSampler(DistributedSampler):
+class EvalSampler(DistributedSampler[Any]):
     """Every sample exactly once, split among processes; each loading process reads neighbouring frames.
 
     The frames of a process are divided into one run per loading process, and batches are taken from the runs in turns,
@@ -263,7 +263,7 @@ class VideoDataModule(pl.LightningDataModule):
             self._videos[split] = videos
         return self._videos[split]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Annotated frames, shuffled and augmented, at the network's input size."""
         dataset = FrameDataset(
             self.videos("train"),
@@ -290,11 +290,11 @@ class VideoDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Annotated frames with ground truth and image at their own size; empty without validation videos."""
         return self._eval_loader("val", persistent=True) if self.sources["val"] is not None else []
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Annotated frames with ground truth and image at their own size."""
         return self._eval_loader("test", persistent=False)
 
@@ -302,7 +302,7 @@ class VideoDataModule(pl.LightningDataModule):
         """Turn sizes back into tuples: pinning memory for a GPU makes lists of them."""
         return {**batch, "size": [(height, width) for height, width in batch["size"]]}
 
-    def _eval_loader(self, split: str, persistent: bool) -> DataLoader:
+    def _eval_loader(self, split: str, persistent: bool) -> DataLoader[Any]:
         """The loader of validation or test."""
         dataset = self.eval_dataset(split)
         replicas, rank = self._processes()
@@ -329,7 +329,7 @@ class VideoDataModule(pl.LightningDataModule):
             tta_flow=self.tta_flow,
         )
 
-    def _loader(self, dataset: FrameDataset, **options: Any) -> DataLoader:
+    def _loader(self, dataset: FrameDataset, **options: Any) -> DataLoader[Any]:
         """A loader with the options that all of them share."""
         options.setdefault("num_workers", self.num_workers)
         return DataLoader(

@@ -138,7 +138,7 @@ def _chunks(videos: Sequence[Video], store: FlowStore) -> Iterator[_Chunk]:
                 yield _Chunk(number, range(start, min(start + _CHUNK, len(video.frames))), direction)
 
 
-class _Jobs(Dataset):
+class _Jobs(Dataset[_Result]):
     def __init__(self, videos: Sequence[Video], store: FlowStore, chunks: list[_Chunk]) -> None:
         self.videos = videos
         self.store = store

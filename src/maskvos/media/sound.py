@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.audio.stream import AudioStream
@@ -46,7 +47,7 @@ class Sound:
         self._packets = self._demux(source, begins[0] if begins else Fraction(0))
         self._next = next(self._packets, None)
 
-    def _demux(self, source: Path, zero: Fraction) -> Iterator[tuple[Fraction, Packet]]:
+    def _demux(self, source: Path, zero: Fraction) -> Iterator[tuple[Fraction, Packet[Any]]]:
         """Packets for the new movie, each with its time in seconds after the first picture."""
         if not self._streams:
             return

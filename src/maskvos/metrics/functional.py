@@ -216,7 +216,7 @@ def series_decay(series: np.ndarray, variant: Decay = "exact") -> float:
 
     Source: Perazzi et al., CVPR 2016, section 4.2, as its code computes it.
     """
-    series = np.asarray(series, np.float64)
+    series = np.asarray(series)
     if not series.size:
         return math.nan
     edges = [int(edge) for edge in np.round(np.linspace(1, len(series), 5) + 1e-10) - 1]

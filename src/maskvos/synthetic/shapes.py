@@ -109,7 +109,9 @@ def cluster(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def _leg(parent: Pose, hip: tuple[float, float], length: float, thick: float, gait: tuple[float, float, float]) -> list:
+def _leg(
+    parent: Pose, hip: tuple[float, float], length: float, thick: float, gait: tuple[float, float, float]
+) -> list[Part]:
     """Thigh and shin of a walking leg; gait is swing (radians), speed (radians per frame) and phase (radians)."""
     swing, speed, phase = gait
     thigh = _joint(parent, hip, np.pi / 2, swing, speed, phase)

@@ -52,7 +52,9 @@ class FiniteLoss(Callback):
         if every > 0 and trainer.global_step % every == 0:
             self._check()
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Refuse to save weights after such a loss.
 
         Raises:

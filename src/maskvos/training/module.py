@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -89,7 +89,7 @@ class SegmentationModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, 1, H, W) of a batch."""
-        return cast(Tensor, self.network.segment(batch["rgb"], batch["flow"], batch.get("motion")))
+        return self.network.segment(batch["rgb"], batch["flow"], batch.get("motion"))
 
     def _segment(self, batch: Batch) -> Tensor:
         """Logits (B, 1, H, W) of a batch in evaluation, with test-time augmentation."""

@@ -75,7 +75,7 @@ class TrainingOptions:
             UserError: The backbone does not support activation checkpointing, or numbers no layers.
         """
         if self.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         if self.activation_checkpointing:
             for part in network.modules():
                 if isinstance(part, Backbone | DeformablePixelDecoder):

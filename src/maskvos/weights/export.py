@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class _Segment(nn.Module):
 
     def forward(self, rgb: Tensor, flow: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] and flow (B, 2, H, W) in pixels to logits (B, 1, H, W)."""
-        return cast(Tensor, self.network.segment(rgb, flow))
+        return self.network.segment(rgb, flow)
 
 
 def export(
