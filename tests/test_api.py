@@ -130,7 +130,7 @@ def test_results_of_other_weights_or_thresholds_are_not_mixed(clip: Clip, tmp_pa
         ({"precision": "bf15"}, "'bf16'"),
         ({"backend": "onxx"}, "'onnx'"),
         ({"threshold": 2}, "threshold is 2"),
-        ({"backend": "pt2"}, r"light\.safetensors' is not a pt2 file"),
+        ({"backend": "pt2"}, r"backend=pt2: .*light\.safetensors is a checkpoint; export it first"),
     ],
 )
 def test_mistakes_are_named(options: dict, says: str) -> None:

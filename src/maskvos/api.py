@@ -22,6 +22,7 @@ from maskvos.inference.engines import (
     Engine,
     OnnxEngine,
     OpenVINOEngine,
+    check_engine,
     check_precision,
     has_gpu,
 )
@@ -31,7 +32,7 @@ from maskvos.inference.writer import PredictionWriter, write_predictions
 from maskvos.types import Video
 from maskvos.weights import bundled
 from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
-from maskvos.weights.exported import SUFFIXES
+from maskvos.weights.exported import PROGRAMS, SUFFIXES, check_trusted
 
 if TYPE_CHECKING:
     from maskvos.metrics.folder import Missing
@@ -67,7 +68,8 @@ def load(
             Bundled weights run in any of the first three. ``auto`` goes by the file's suffix; bundled weights run in
             ONNX Runtime on the CPU where it is installed, and otherwise in PyTorch.
         threshold: Probability above which a pixel belongs to the object.
-        trust: Packages besides maskvos whose classes the checkpoint's configuration may build.
+        trust: Packages besides maskvos whose classes the checkpoint's configuration may build; and formats of exported
+            files that are programs, ``torchscript`` and ``pt2``, which are refused otherwise.
         config: Use these settings instead of those in the file.
         batch_size: Frames per forward pass for videos on disk in PyTorch, None: as the file says; the other engines
             take single frames, several at the same time.
@@ -90,8 +92,12 @@ def load(
     check_precision(precision)
     path = find_checkpoint(str(weights), setting="weights")
     chosen = _backend(path, backend, device, precision)
-    config = config or _read_config(path, [trust] if isinstance(trust, str) else trust)
+    trust = [trust] if isinstance(trust, str) else trust
+    check_trusted(path, chosen, trust)
+    config = config or _read_config(path, trust)
     engine = _engine(bundled.exported(path) or path, path, chosen, device, precision, config)
+    if path.suffix in SUFFIXES:
+        check_engine(engine, path, config.size, [1] if engine.workers > 1 else [1, 2])
     settings: dict[str, Any] = {
         "model": config.model,
         "backend": chosen,
@@ -129,7 +135,7 @@ def _backend(path: Path, backend: str, device: str, precision: str) -> str:
         return suffix or "torch"
     if backend == "torch" and suffix is not None:
         raise UserError(f"backend=torch: {path} is an exported {suffix} file; give backend={suffix}, or a checkpoint")
-    if backend in ("onnx", "openvino") and suffix is None and bundled.exported(path) is None:
+    if backend != "torch" and suffix is None and (backend in PROGRAMS or bundled.exported(path) is None):
         raise UserError(
             f"backend={backend}: {path} is a checkpoint; export it first (task=export) and give the file, or use "
             "backend=torch"

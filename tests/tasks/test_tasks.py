@@ -158,6 +158,7 @@ def test_an_exported_network_predicts_the_same(trained, export, data: Path, tmp_
     for backend, source in (("torch", checkpoint(trained[0])), (file_format, export(file_format))):
         out = tmp_path / backend
         given = [f"backend={backend}", f"ckpt_path={source}", f"input={frames}", f"output={out}", "writer.kinds=[soft]"]
+        given.append("trust=[torchscript]")
         run(smoke(data, tmp_path / "run", "task=predict", *given))
         soft[backend] = np.stack([read_image(path) for path in sorted(out.rglob("soft/*.png"))]).astype(int)
     assert np.abs(soft["torch"] - soft[file_format]).max() <= 1
@@ -274,7 +275,7 @@ def test_predict_and_the_api_write_the_same(trained, data: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("file_format", ["onnx", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_an_exported_file_carries_its_inference_settings(trained, export, file_format: str) -> None:
-    model = maskvos.load(export(file_format))
+    model = maskvos.load(export(file_format), trust=[file_format])
     assert model.size == tuple(trained[0].data.size)
     frames = np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
     expected = maskvos.load(checkpoint(trained[0]), device="cpu")(frames)

@@ -104,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, default=0.5, metavar="P", help="object where the probability is greater (0.5)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--backend", default="auto", help="auto, torch, onnx, openvino, torchscript or pt2")
+    add(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="torchscript, pt2 (programs), or a package of yours",
+    )
     add("--overwrite", action="store_true", help="replace results that exist; by default complete ones are kept")
     add("--quiet", action="store_true", help="no progress bar, no summary")
     add("--version", action="store_true", help="version; with --verbose also packages and devices")
@@ -145,7 +152,13 @@ def _write(
     count = sum(map(len, groups.values()))
     if single is not None and count > 1:
         raise UserError(f"-o {single}: is one file for {count} videos; give a folder")
-    segmenter = load(options.weights, device=options.device, backend=options.backend, threshold=options.threshold)
+    segmenter = load(
+        options.weights,
+        device=options.device,
+        backend=options.backend,
+        threshold=options.threshold,
+        trust=options.trust,
+    )
     existing = "overwrite" if options.overwrite else "resume"
     failures = []
     for output, videos in groups.items():

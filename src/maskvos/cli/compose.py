@@ -60,7 +60,18 @@ def group_members() -> str:
     return "\n".join(line for group in groups if not group.startswith("hydra") for line in lines(group))
 
 
-OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+def run_folder(runs: str, name: str, prefix: str = "") -> str:
+    """The run's folder, ``<runs>/<name>/<date and time>``; see also `maskvos.cli.run_folder`.
+
+    Args:
+        runs: Folder of all runs; empty: the working folder.
+        name: Name of the experiment.
+        prefix: Precedes date and time.
+    """
+    return str(Path(runs, str(name), prefix + run_id()))
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("group_members", group_members, use_cache=True, replace=True)
 
 
@@ -79,7 +90,7 @@ def compose(overrides: Sequence[str] = (), run_dir: str | Path | None = None) ->
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides=list(overrides))
-        cfg.paths.run = str(run_dir or Path(cfg.paths.runs) / cfg.name / run_id())
+        cfg.paths.run = str(run_dir or run_folder(cfg.paths.runs, cfg.name))
         return complete(cfg, overrides)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import threading
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,8 @@ import numpy as np
 
 from maskvos.environment import cores
 from maskvos.errors import UserError, nearest, require
-from maskvos.weights.exported import identify, open_onnx
+from maskvos.weights.exported import identify
+from maskvos.weights.onnx_file import check_onnx, onnx_errors, open_onnx
 
 PRECISIONS = {"32-true": None, "32": None, "bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16"}
 """Names of precisions, as Lightning's Trainer has them, to the type of autocast; None: no autocast."""
@@ -108,6 +110,7 @@ class OpenVINOEngine:
     def __init__(self, path: str | Path, precision: str = "32-true", threads: int = 1) -> None:
         require("openvino")
         self.path, _ = identify(path, "onnx")
+        check_onnx(self.path)
         self.precision = precision
         self.digest = file_digest(self.path)
         self.workers = max(1, cores() // threads)
@@ -168,6 +171,38 @@ def _openvino() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+def check_engine(engine: Engine, path: Path, size: Sequence[int], batches: Sequence[int]) -> None:
+    """Try an exported network on grey images without motion, before it is relied upon.
+
+    Args:
+        engine: Runs the network.
+        path: Its file, for messages.
+        size: Height and width of its input, pixels.
+        batches: Numbers of images per call.
+
+    Raises:
+        UserError: It fails, or its output is of another shape or not finite.
+    """
+    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+    errors += (AssertionError, MemoryError, *(onnx_errors() if isinstance(engine, OnnxEngine) else ()))
+    for batch in batches:
+        rgb, flow = (np.full((batch, channels, *size), value, np.float32) for channels, value in ((3, 0.5), (2, 0)))
+        try:
+            logits = engine(rgb, flow)
+        except errors as error:
+            reason = f"fails ({str(error)[:120]})"
+        else:
+            if logits.shape == (batch, 1, *size) and np.isfinite(logits).all():
+                continue
+            reason = (
+                f"gives {logits.shape}" if logits.shape != (batch, 1, *size) else "gives values that are not finite"
+            )
+        raise UserError(
+            f"exported network: '{path}' {reason} for a batch of {batch} at {tuple(size)} (height, width); export it "
+            "again with task=export, or give another data.size"
+        )
 
 
 def check_motion(motion: np.ndarray | None) -> None:

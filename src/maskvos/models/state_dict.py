@@ -21,11 +21,11 @@ StateDict = Mapping[str, Tensor]
 # Keys under which training frameworks store the state dict.
 _CONTAINERS = ("state_dict", "network", "model", "state_dict_ema", "model_state_dict")
 _SHOWN = 5
-# The exception that torch's unpickler raises for a damaged file depends on its bytes.
-_DAMAGED = (
+DAMAGED = (
     *(SafetensorError, zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
+"""What torch raises for a damaged file; it depends on the file's bytes."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise UserError(
             f"weights: '{path}' cannot be read ({_first_line(error)}); it is damaged, truncated or not a checkpoint: "
             "download or copy it again"

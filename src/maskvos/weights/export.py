@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._export.verifier import SpecViolationError
 
 from maskvos.errors import UserError, nearest, require
 from maskvos.media.files import cannot_write
 from maskvos.models.network import MaskVOS
-from maskvos.weights.exported import CONFIG, identify, open_onnx
+from maskvos.models.state_dict import DAMAGED
+from maskvos.weights.exported import CONFIG, identify
+from maskvos.weights.onnx_file import open_onnx
 
 # Largest difference in logits between an exported network and the original.
 _TOLERANCE = 1e-3
@@ -184,7 +188,7 @@ def _verify(module: nn.Module, path: Path, file_format: str, only: tuple[int, in
 def load_exported(
     path: str | Path, file_format: str | None = None, threads: int | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Load an exported network.
+    """Load an exported network; only ONNX files are data, see `maskvos.weights.exported.check_trusted`.
 
     Args:
         path: The file.
@@ -203,8 +207,10 @@ def load_exported(
         return _on_cpu(_run_onnx(open_onnx(path, threads)))
     try:
         module = torch.jit.load(path) if chosen == "torchscript" else torch.export.load(path).module()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"exported network: '{path}' cannot be read as {chosen} ({str(error)[:120]})") from error
+    except (*DAMAGED, pickle.UnpicklingError, SpecViolationError) as error:
+        raise UserError(
+            f"exported network: '{path}' cannot be read as {chosen} ({str(error)[:120]}); export it again"
+        ) from error
     return _on_cpu(module)
 
 

@@ -1,19 +1,25 @@
-"""Exported networks: their formats, the configuration that they carry, and opening them without PyTorch."""
+"""Exported networks: their formats, which of them are programs, and the configuration that they carry."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskvos.errors import UserError, nearest, require
+from maskvos.errors import UserError, nearest
+from maskvos.weights.onnx_file import onnx_metadata
 
 CONFIG = "maskvos.json"
 """Name of the entry that holds the configuration."""
 SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
 """File suffixes and their formats."""
+PROGRAMS = {"torchscript": "TorchScript", "pt2": "torch.export"}
+"""Formats whose files can do what any program can when they are opened or run, and their names."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, KeyError, ValueError, RecursionError)
+_LARGEST = 2**24  # bytes of a configuration
 
 
 def suffix_of(file_format: str) -> str:
@@ -42,13 +48,45 @@ def exported_config(path: str | Path, file_format: str | None = None) -> dict[st
         UserError: The file is missing or cannot be read, or a package is missing.
     """
     path, chosen = identify(path, file_format)
-    if chosen == "onnx":
-        text = _onnx_metadata(path).get(CONFIG, "")
-    else:
-        with zipfile.ZipFile(path) as archive:
-            entry = next((name for name in archive.namelist() if name.endswith(f"extra/{CONFIG}")), None)
-            text = archive.read(entry).decode() if entry else ""
-    return json.loads(text or "{}") or None
+    try:
+        text = onnx_metadata(path).get(CONFIG, "") if chosen == "onnx" else _zipped(path)
+        return json.loads(text or "{}") or None
+    except _DAMAGED as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"exported network: the configuration in '{path}' cannot be read ({error!r}); export it again"
+        ) from error
+
+
+def _zipped(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        entry = next((entry for entry in archive.infolist() if entry.filename.endswith(f"extra/{CONFIG}")), None)
+        if entry is not None and entry.file_size > _LARGEST:
+            raise ValueError(f"{entry.file_size} bytes")
+        return archive.read(entry).decode() if entry else ""
+
+
+def check_trusted(path: Path, file_format: str, trust: Sequence[str]) -> None:
+    """Refuse an exported file that is a program, unless its format is trusted by name.
+
+    TorchScript can write files. A torch.export archive holds pickles, and formulas of sizes that are evaluated as
+    Python when it is opened, so that leaving out its pickles would not make it harmless.
+
+    Args:
+        path: The file.
+        file_format: Its format.
+        trust: Names of trusted formats, among others.
+
+    Raises:
+        UserError: The format is in `PROGRAMS` and not in ``trust``.
+    """
+    if file_format in PROGRAMS and file_format not in trust:
+        raise UserError(
+            f"{path} is refused: a {PROGRAMS[file_format]} file is a program, which can do whatever you can when it is "
+            "opened. Export the checkpoint as onnx instead (format=onnx), which is data; or, if you would run a "
+            f"program of whoever made this file, say so: trust=[{file_format}]"
+        )
 
 
 def identify(path: str | Path, file_format: str | None) -> tuple[Path, str]:
@@ -67,72 +105,3 @@ def identify(path: str | Path, file_format: str | None) -> tuple[Path, str]:
     if chosen != "onnx" and not zipfile.is_zipfile(path):
         raise UserError(f"exported network: '{path}' is not a {chosen} file, or is truncated: export it again")
     return path, chosen
-
-
-def _onnx_metadata(path: Path) -> dict[str, str]:
-    """``metadata_props`` of an ONNX file, read from its protocol buffer, as no runtime gives them without loading it.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    try:
-        entries = [dict(_fields(value)) for number, value in _fields(path.read_bytes()) if number == 14]
-        return {entry[1].decode(): entry[2].decode() for entry in entries}
-    except (IndexError, KeyError, ValueError) as error:
-        raise UserError(f"exported network: '{path}' cannot be read as onnx ({error!r}); export it again") from error
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Numbers and contents of the length-delimited fields of a protocol buffer's message."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = data[position]
-            position += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while position < len(data):
-        number, kind = divmod(varint(), 8)
-        if kind == 0:
-            varint()
-        elif kind in (1, 5):
-            position += 8 if kind == 1 else 4
-        elif kind == 2:
-            length = varint()
-            if position + length > len(data):
-                raise ValueError("truncated")
-            yield number, data[position : position + length]
-            position += length
-        else:
-            raise ValueError(f"wire type {kind}")
-
-
-def open_onnx(path: str | Path, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU; its threads sleep while they wait, to leave the cores to others.
-
-    Args:
-        path: The file.
-        threads: CPU threads; None: all cores.
-
-    Raises:
-        UserError: The file cannot be read, or the package is missing.
-    """
-    require("onnxruntime")
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
-
-    options: Any = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
-        raise UserError(f"exported network: '{path}' cannot be read as onnx ({str(error)[:120]})") from error
