@@ -78,55 +78,65 @@ def rgba(path: Path, decoder: str | None = None) -> Iterator[np.ndarray]:
                 yield picture.to_ndarray(format="rgba")
 
 
+def cutout_alphas(out: Path) -> list[np.ndarray]:
+    return [cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., 3] for path in sorted((out / "cutout").iterdir())]
+
+
 def masks(out: Path) -> list[np.ndarray]:
     return [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((out / "masks").iterdir())]
 
 
 @pytest.mark.parametrize(("kind", "decoder"), [("webm", "libvpx-vp9"), ("prores", None)])
 @pytest.mark.parametrize("size", [fakes.SIZE, (49, 81)])
-def test_the_transparency_of_a_movie_is_the_mask(tmp_path: Path, kind: str, decoder: str | None, size) -> None:
+@pytest.mark.parametrize("soft_edges", [True, False])
+def test_the_transparency_of_a_movie_is_that_of_the_cutouts(
+    tmp_path: Path, kind: str, decoder: str | None, size: tuple[int, int], soft_edges: bool
+) -> None:
     for index in range(6):
         fakes.write_frame(tmp_path / "a" / f"{index:05d}.png", index, size)
-    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", kind], frame_rate=25)
+    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "cutout", kind], frame_rate=25, soft_edges=soft_edges)
     out = tmp_path / "out" / "a"
     found = list(rgba(out / KINDS[kind].place, decoder))
     assert len(found) == 6
-    for index, (frame, mask) in enumerate(zip(found, masks(out), strict=True)):
+    for index, (frame, alpha, mask) in enumerate(zip(found, cutout_alphas(out), masks(out), strict=True)):
         assert mask.any()
         assert not mask.all()
-        error = np.abs(frame[..., 3].astype(int) - mask)
+        if not soft_edges:
+            np.testing.assert_array_equal(alpha, mask)
+        error = np.abs(frame[..., 3].astype(int) - alpha)
         assert error.mean() < 0.5
         assert error.max() < 32
-        inside = np.abs(frame[..., :3].astype(int) - fakes.frame(index, size))[mask > 0]
+        inside = np.abs(frame[..., :3].astype(int) - fakes.frame(index, size))[alpha == 255]
         assert inside.mean() < 12
     # Far from the object nothing is left of the background, which a viewer could make visible.
     far = cv2.dilate(mask, np.ones((35, 35), np.uint8)) == 0
     assert found[-1][far, :3].max() < 12
 
 
-def test_the_transparency_of_webp_is_the_mask(tmp_path: Path) -> None:
-    predict(movie(tmp_path / "a.mp4"), tmp_path / "out", kinds=["masks", "webp"])
+def test_the_transparency_of_webp_is_that_of_the_cutouts(tmp_path: Path) -> None:
+    predict(movie(tmp_path / "a.mp4"), tmp_path / "out", kinds=["cutout", "webp"])
     out = tmp_path / "out" / "a"
     with Image.open(out / "cutout.webp") as animation:
         assert animation.n_frames == 6
-        for index, mask in enumerate(masks(out)):
+        for index, mask in enumerate(cutout_alphas(out)):
             animation.seek(index)
             alpha = np.array(animation.convert("RGBA"))[..., 3]
             assert np.abs(alpha.astype(int) - mask).max() <= 2
 
 
-def test_the_mask_movie_is_lossless_and_the_matte_is_soft(tmp_path: Path) -> None:
-    predict(movie(tmp_path / "a.mp4"), tmp_path / "out", kinds=["masks", "soft", "mask_movie", "matte"])
+def test_the_mask_movie_is_lossless_and_the_matte_is_the_transparency(tmp_path: Path) -> None:
+    predict(
+        movie(tmp_path / "a.mp4", 3, (240, 400)), tmp_path / "out", kinds=["masks", "cutout", "mask_movie", "matte"]
+    )
     out = tmp_path / "out" / "a"
     with av.open(str(out / "masks.mkv")) as container:
         assert container.streams.video[0].codec_context.name == "ffv1"
         found = [picture.to_ndarray() for picture in container.decode(video=0)]
     for got, mask in zip(found, masks(out), strict=True):
         np.testing.assert_array_equal(got, mask)
-    soft = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((out / "soft").iterdir())]
-    assert len(set(np.unique(soft[0]))) > 10
-    for picture, probability in zip(read_video(out / "matte.mp4"), soft, strict=True):
-        assert np.abs(picture.astype(int) - probability[..., None]).mean() < 6
+    for picture, alpha in zip(read_video(out / "matte.mp4"), cutout_alphas(out), strict=True):
+        assert len(set(np.unique(alpha))) > 10  # soft
+        assert np.abs(picture.astype(int) - alpha[..., None]).mean() < 6
 
 
 def test_the_background_has_the_colour_that_is_asked_for(tmp_path: Path) -> None:

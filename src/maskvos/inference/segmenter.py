@@ -23,6 +23,7 @@ from maskvos.flow.store import FlowStore
 from maskvos.inference.engines import Engine
 from maskvos.inference.postprocess import resize_logits, sigmoid
 from maskvos.inference.tta import TTA
+from maskvos.media.alpha import foreground, soft_alpha
 from maskvos.media.images import resize_image
 from maskvos.media.video import Reading
 from maskvos.types import Video
@@ -47,6 +48,8 @@ class SegmentedFrame:
         flow: (h, w, 2) float32, the optical flow at the network's input size, pixels, x then y.
         probability: (H, W) float32 in [0, 1], the probability that a pixel belongs to the object.
         confidence: 0 to 1, how far the network is sure of the mask.
+        alpha: (H, W) uint8, 0 background to 255 object: the mask with a soft edge that follows the picture.
+        foreground: (H, W, 3) uint8 RGB, the frame without the background's colours where ``alpha`` is partial.
     """
 
     image: np.ndarray
@@ -61,6 +64,16 @@ class SegmentedFrame:
     def probability(self) -> np.ndarray:
         """See the class; computed when it is first asked for."""
         return sigmoid(self.logits)
+
+    @cached_property
+    def alpha(self) -> np.ndarray:
+        """See the class, and `maskvos.media.alpha.soft_alpha`."""
+        return soft_alpha(self.image, self.mask)
+
+    @cached_property
+    def foreground(self) -> np.ndarray:
+        """See the class, and `maskvos.media.alpha.foreground`."""
+        return foreground(self.image, self.alpha)
 
     @cached_property
     def confidence(self) -> float:

@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, nearest
 from maskvos.inference.archive import write_table
-from maskvos.inference.outputs import KINDS, Look, coco
+from maskvos.inference.outputs import KINDS, TRANSPARENT, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.draw import GREEN, RED, Colour
@@ -58,6 +58,7 @@ class PredictionWriter:
         outline: Width of the outline in pixels; 0: no outline.
         outline_colour: RGB from 0 to 255; None: that of the tint.
         background: Colour of the green screen, RGB from 0 to 255.
+        soft_edges: Transparency follows the picture at the object's edge; otherwise it is the mask.
         frame_rate: Frames per second of movies made from folders of images; a movie keeps its own.
         settings: What else results depend on, in plain values; stored in the manifest and compared when resuming.
 
@@ -76,6 +77,7 @@ class PredictionWriter:
         outline: int = 2,
         outline_colour: Sequence[int] | None = None,
         background: Sequence[int] = GREEN,
+        soft_edges: bool = True,
         frame_rate: float = FRAME_RATE,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -107,11 +109,18 @@ class PredictionWriter:
         self.on_error = on_error
         self.frame_rate = frame_rate
         self.look = Look(
-            _rgb(colour), opacity, outline, None if outline_colour is None else _rgb(outline_colour), _rgb(background)
+            _rgb(colour),
+            opacity,
+            outline,
+            None if outline_colour is None else _rgb(outline_colour),
+            _rgb(background),
+            soft_edges,
         )
         self.settings = {**(settings or {}), "kinds": self.kinds, **self.look._asdict(), "frame_rate": frame_rate}
         if "green_screen" not in kinds:  # results of versions that have no such kind are resumed
             del self.settings["background"]
+        if not TRANSPARENT.intersection(kinds):
+            del self.settings["soft_edges"]
         self.frames = 0
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []

@@ -19,7 +19,7 @@ from maskvos.inference.outputs.movies import (
 )
 from maskvos.media.encode import FFV1_GREY, H264, PRORES_4444, VP9_ALPHA, WEBP
 
-__all__ = ["KINDS", "Kind", "Look", "Output", "Target"]
+__all__ = ["KINDS", "TRANSPARENT", "Kind", "Look", "Output", "Target"]
 
 KINDS: dict[str, Kind] = {
     "masks": Kind("masks", lambda target: Images(target, draw_masks)),
@@ -36,3 +36,6 @@ KINDS: dict[str, Kind] = {
     "webp": Kind("cutout.webp", lambda target: Movie(target, draw_cutouts, WEBP)),
 }
 """Name to kind, in the order in which they are written."""
+
+TRANSPARENT = {"cutout", "matte", "green_screen", "webm", "prores", "webp"}
+"""Kinds that show the object alone, with soft or hard edges."""

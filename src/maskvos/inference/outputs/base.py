@@ -23,6 +23,7 @@ class Look(NamedTuple):
         outline: Its width, pixels.
         outline_colour: RGB; None: that of the tint.
         background: RGB of the green screen.
+        soft_edges: Transparency follows the picture at the edge; otherwise it is the mask.
     """
 
     colour: Colour
@@ -30,6 +31,7 @@ class Look(NamedTuple):
     outline: int
     outline_colour: Colour | None
     background: Colour
+    soft_edges: bool = True
 
 
 class Target(NamedTuple):
