@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -22,7 +24,6 @@ from brightness import manifest, predict
 from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS
 from maskvos.inference.outputs.coco import encode_rle
-from maskvos.inference.writer import PredictionWriter
 from maskvos.media.encode import PRORES_4444
 from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
 
@@ -139,21 +140,74 @@ def test_the_mask_movie_is_lossless_and_the_matte_is_the_transparency(tmp_path: 
         assert np.abs(picture.astype(int) - alpha[..., None]).mean() < 6
 
 
-def test_the_background_has_the_colour_that_is_asked_for(tmp_path: Path) -> None:
-    colour = (0, 60, 220)
+def test_gif_has_the_masks_transparency_and_its_colours(tmp_path: Path) -> None:
+    predict(movie(tmp_path / "a.mp4", times=UNEVEN), tmp_path / "out", kinds=["cutout", "gif"])
+    out = tmp_path / "out" / "a"
+    with Image.open(out / "cutout.gif") as animation:
+        assert animation.n_frames == 6
+        durations = []
+        for index, alpha in enumerate(cutout_alphas(out)):
+            animation.seek(index)
+            durations.append(animation.info["duration"])
+            shown = np.array(animation.convert("RGBA"))
+            np.testing.assert_array_equal(shown[..., 3] > 0, alpha >= 128)
+            inside = alpha == 255
+            assert np.abs(shown[inside, :3].astype(int) - fakes.frame(index)[inside]).mean() < 12
+        assert durations[:5] == [40, 40, 220, 40, 360]
+
+
+@pytest.mark.parametrize(
+    ("kind", "background", "colour"),
+    [("background", (0, 60, 220), (0, 60, 220)), ("background", "#102030", (16, 32, 48)),
+     ("background", "magenta", (255, 0, 255)), ("green_screen", "blur", (0, 255, 0))],
+)  # fmt: skip
+def test_the_background_has_the_colour_that_is_asked_for(tmp_path: Path, kind: str, background, colour) -> None:
     for index in range(3):
         fakes.write_frame(tmp_path / "a" / f"{index:05d}.png", index)
-    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "green_screen"], background=colour)
+    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", kind], background=background)
     out = tmp_path / "out" / "a"
-    for index, (picture, mask) in enumerate(zip(read_video(out / "green_screen.mp4"), masks(out), strict=True)):
+    for index, (picture, mask) in enumerate(zip(read_video(out / KINDS[kind].place), masks(out), strict=True)):
         inside = cv2.erode(mask, np.ones((5, 5))) > 0
         outside = cv2.dilate(mask, np.ones((5, 5))) == 0
         assert np.abs(picture[outside].astype(int) - colour).mean() < 8
         assert np.abs(picture[inside].astype(int) - fakes.frame(index)[inside]).mean() < 8
-    with pytest.raises(UserError, match="background is"):
-        PredictionWriter(tmp_path, background=(0, 0, 999))
-    with pytest.raises(UserError, match="another background"):
-        predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "green_screen"])
+
+
+def test_another_background_is_not_mixed_with_the_first(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", 1)
+    beach = tmp_path / "beach.png"
+    fakes.write_frame(beach, 0)
+    predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=beach)
+    assert predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=str(beach)).skipped == 1
+    fakes.write_frame(beach, 5)
+    os.utime(beach, ns=(1, 1))
+    for other in (beach, "blur"):
+        with pytest.raises(UserError, match="another background"):
+            predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=other)
+
+
+def test_an_object_in_the_colour_of_the_screen_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fakes.write_folder(tmp_path / "a", 2)  # an orange object
+    predict(tmp_path / "a", tmp_path / "out", kinds=["background", "green_screen"], background="orange")
+    assert re.search(r"a: 9\d% of the object has about the colour of the background", caplog.text)
+    assert len(caplog.records) == 1  # not in front of green
+    caplog.clear()
+    predict(tmp_path / "a", tmp_path / "auto", kinds=["background"], background="auto")
+    assert not caplog.records
+
+
+def test_a_movie_as_background_runs_at_its_own_rate_from_the_start(tmp_path: Path) -> None:
+    levels = (40, 90, 140)
+    with VideoWriter(tmp_path / "other.mp4", 10) as writer:  # 0.3 s, again and again
+        for level in levels:
+            writer.write(np.full((100, 60, 3), level, np.uint8))
+    source = movie(tmp_path / "a.mp4", 20)
+    predict(source, tmp_path / "out", kinds=["masks", "background"], background=tmp_path / "other.mp4")
+    out = tmp_path / "out" / "a"
+    for index, (picture, mask) in enumerate(zip(read_video(out / "background.mp4"), masks(out), strict=True)):
+        outside = cv2.dilate(mask, np.ones((9, 9))) == 0
+        shown = levels[int(index / 25 * 10 + 1e-6) % 3]
+        assert np.abs(picture[outside].astype(int) - shown).mean() < 6, index
 
 
 @pytest.mark.parametrize("kind", MOVIES)
@@ -162,7 +216,7 @@ def test_movies_keep_the_rate_and_uneven_times(tmp_path: Path, kind: str) -> Non
     movie(tmp_path / "in" / "uneven.mp4", times=UNEVEN)
     predict(tmp_path / "in", tmp_path / "out", kinds=[kind])
     even, uneven = (tmp_path / "out" / name / KINDS[kind].place for name in ("even", "uneven"))
-    if kind == "webp":
+    if kind in ("webp", "gif"):
         with Image.open(uneven) as animation:
             durations = [animation.seek(i) or (animation.load() and animation.info["duration"]) for i in range(5)]
         assert durations == [40, 40, 220, 40, 360]

@@ -40,6 +40,7 @@ class Codec:
         container_options: Of the file format.
         even: The sides must be even.
         sounds: Formats of sound that players expect in such a file.
+        palette: Each frame has a palette of its own, of 255 colours and full transparency.
     """
 
     encoder: str
@@ -49,6 +50,7 @@ class Codec:
     container_options: Mapping[str, str] = field(default_factory=dict)
     even: bool = False
     sounds: tuple[str, ...] = ()
+    palette: bool = False
 
 
 # A fixed number of threads, since encodings depend on it: equal frames give equal files on every machine.
@@ -66,6 +68,7 @@ VP9_ALPHA = Codec("libvpx-vp9", "webm", "yuva420p", _VP9, _NO_RANDOM_ID, sounds=
 PRORES_4444 = Codec("prores_ks", "mov", "yuva444p10le", _PRORES, sounds=_MOV_SOUNDS)
 FFV1_GREY = Codec("ffv1", "matroska", "gray", {"level": "3", "slicecrc": "1", "threads": "4"}, _NO_RANDOM_ID)
 WEBP = Codec("libwebp_anim", "webp", "bgra", {"quality": "75", "compression_level": "2"}, {"loop": "0"})
+GIF = Codec("gif", "gif", "pal8", {}, {"loop": "0"}, palette=True)
 
 
 class VideoWriter:
@@ -114,6 +117,7 @@ class VideoWriter:
         self._source = sound
         self._sound: Sound | None = None
         self._stream: VideoStream | None = None
+        self._palettes: av.filter.Graph | None = None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -148,10 +152,14 @@ class VideoWriter:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         layout = {3: "rgb24", 4: "rgba"}[image.shape[2]] if image.ndim == 3 else "gray"
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
-        if layout != self.codec.pixels:
+        picture.pts, picture.time_base = pts, self._tick
+        if self.codec.palette:
+            self._palettes = self._palettes or _palettes(picture)
+            self._palettes.push(picture)
+            picture = cast(av.VideoFrame, self._palettes.pull())
+        elif layout != self.codec.pixels:
             # In several threads, FFmpeg 8.0 loses lines of the transparency of ProRes.
             picture = picture.reformat(format=self.codec.pixels, dst_colorspace="itu709", threads=1)
-        picture.pts, picture.time_base = pts, self._tick
         self._mux(picture, pts * self._tick)
         self._last = pts
         self.count += 1
@@ -223,3 +231,20 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
             raise cannot_write(self.path, error) from error
+
+
+def _palettes(picture: av.VideoFrame) -> av.filter.Graph:
+    """FFmpeg's filters that give each frame like this one its best palette."""
+    graph = av.filter.Graph()
+    frames = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=picture.time_base
+    )
+    split, use = graph.add("split"), graph.add("paletteuse", "new=1:alpha_threshold=128:dither=sierra2_4a")
+    generate, sink = graph.add("palettegen", "stats_mode=single:reserve_transparent=1"), graph.add("buffersink")
+    frames.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(generate, 1, 0)
+    generate.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    return graph

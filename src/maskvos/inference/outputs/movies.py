@@ -8,7 +8,7 @@ import numpy as np
 from maskvos.inference.outputs.base import Draw, Look, Target
 from maskvos.inference.outputs.images import object_of
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.media.draw import draw_background, draw_fill, draw_overlay, side_by_side
+from maskvos.media.draw import draw_fill, draw_overlay, side_by_side
 from maskvos.media.encode import Codec, VideoWriter
 
 
@@ -48,11 +48,6 @@ def draw_matte(frame: SegmentedFrame, look: Look) -> np.ndarray:
     """The transparency in grey."""
     _, alpha = object_of(frame, look)
     return cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB)
-
-
-def draw_on_background(frame: SegmentedFrame, look: Look) -> np.ndarray:
-    """The object on a background of one colour."""
-    return draw_background(*object_of(frame, look), np.full_like(frame.image, look.background))
 
 
 def draw_alpha(frame: SegmentedFrame, look: Look) -> np.ndarray:
