@@ -24,7 +24,7 @@ from brightness import manifest, predict
 from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS
 from maskvos.inference.outputs.coco import encode_rle
-from maskvos.media.encode import PRORES_4444
+from maskvos.media.encode import PRORES_4444, Display
 from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
 
 UNEVEN = [Fraction(t, 1000) for t in (0, 40, 80, 300, 340, 700)]
@@ -208,6 +208,25 @@ def test_a_movie_as_background_runs_at_its_own_rate_from_the_start(tmp_path: Pat
         outside = cv2.dilate(mask, np.ones((9, 9))) == 0
         shown = levels[int(index / 25 * 10 + 1e-6) % 3]
         assert np.abs(picture[outside].astype(int) - shown).mean() < 6, index
+
+
+@pytest.mark.parametrize("display", [Display(), Display(9, 16, 9, Fraction(4, 3)), Display(6, 6, 6, Fraction(16, 15))])
+def test_movies_keep_colours_and_proportions(tmp_path: Path, display: Display) -> None:
+    """BT.709; HDR10 and PAL DV, whose pixels are not square."""
+    colour = np.array([200, 60, 30])
+    with VideoWriter(tmp_path / "a.mp4", 25, display=display) as writer:
+        for _ in range(2):
+            writer.write(np.broadcast_to(colour, (48, 80, 3)).astype(np.uint8))
+    kinds = ("overlay", "background", "matte", "webm", "prores")
+    predict(tmp_path / "a.mp4", tmp_path / "out", kinds=kinds, outline=0, opacity=0.0)
+    for kind in kinds:
+        place = tmp_path / "out" / "a" / KINDS[kind].place
+        # PyAV cannot write into Matroska files that pixels are not square.
+        aspect = 1 if kind == "webm" else display.aspect
+        assert probe(place).display == display._replace(aspect=aspect), kind
+        shown = next(read_video(place))
+        if kind != "matte":
+            assert np.abs(shown[10:-10, 10:-10] - colour).max() < 6, kind
 
 
 @pytest.mark.parametrize("kind", MOVIES)

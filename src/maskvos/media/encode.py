@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -24,8 +24,23 @@ log = logging.getLogger(__name__)
 
 # Timestamp ticks per second of a video with a variable frame rate.
 _CLOCK = 90_000
-_BT709 = 1  # FFmpeg's code in colorspace, color_primaries and color_trc
 _LIMITED = 1  # FFmpeg's code for limited range: luma from 16 to 235
+
+
+class Display(NamedTuple):
+    """How pixels are to be shown; codes are those of ITU-T H.273, which FFmpeg uses.
+
+    Attributes:
+        primaries: Colour primaries; 1 is BT.709.
+        transfer: Transfer characteristics.
+        matrix: From RGB to luma and chroma.
+        aspect: Width of a pixel divided by its height.
+    """
+
+    primaries: int = 1
+    transfer: int = 1
+    matrix: int = 1
+    aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ GIF = Codec("gif", "gif", "pal8", {}, {"loop": "0"}, palette=True)
 
 
 class VideoWriter:
-    """Writes a video, by default H.264 (yuv420p, BT.709, fast start) that plays in browsers.
+    """Writes a video, by default H.264 (yuv420p, fast start) that plays in browsers.
 
     The file is written under a temporary name in the same folder and renamed on `close`, or on leaving the ``with``
     block without an error; otherwise it is removed. H.264 in 4:2:0 needs even sides: an odd width or height is padded
@@ -84,6 +99,7 @@ class VideoWriter:
         crf: Constant rate factor of H.264, 0 (lossless) to 51; by default 18, visually close to lossless.
         codec: How it is encoded.
         sound: A movie whose sound is copied, where the file format allows it.
+        display: How pixels are to be shown; by default BT.709 and square.
 
     Raises:
         UserError: The folder is not writable, or the frame rate is out of range.
@@ -96,13 +112,14 @@ class VideoWriter:
         crf: int | None = None,
         codec: Codec = H264,
         sound: Path | None = None,
+        display: Display | None = None,
     ) -> None:
         self.path = Path(path)
         self.partial = partial(self.path.absolute())
         self.fps = Fraction(fps).limit_denominator(100_000)
         if not 0 < self.fps <= 1000:
             raise UserError(f"{path}: {fps} frames per second; choose a rate above 0 and up to 1000")
-        self.codec = codec
+        self.codec, self.display = codec, display or Display()
         self.options = {**codec.options, **({} if crf is None else {"crf": str(crf)})}
         self.count = 0
         self._size: tuple[int, ...] = ()
@@ -159,7 +176,9 @@ class VideoWriter:
             picture = cast(av.VideoFrame, self._palettes.pull())
         elif layout != self.codec.pixels:
             # In several threads, FFmpeg 8.0 loses lines of the transparency of ProRes.
-            picture = picture.reformat(format=self.codec.pixels, dst_colorspace="itu709", threads=1)
+            picture = picture.reformat(format=self.codec.pixels, dst_colorspace=self.display.matrix, threads=1)
+        if self.codec.pixels.startswith("yuv"):  # ProRes takes them from the frames
+            picture.color_primaries, picture.color_trc, picture.colorspace, _ = self.display
         self._mux(picture, pts * self._tick)
         self._last = pts
         self.count += 1
@@ -207,8 +226,9 @@ class VideoWriter:
         stream.options = dict(self.options)
         if self.codec.pixels.startswith("yuv"):
             context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_primaries, context.color_trc, context.colorspace, _ = self.display
             context.color_range = _LIMITED
+            context.sample_aspect_ratio = self.display.aspect
         self._stream = stream
         if self._source is not None:
             try:

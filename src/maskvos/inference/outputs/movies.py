@@ -10,6 +10,7 @@ from maskvos.inference.outputs.images import object_of
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.media.draw import draw_fill, draw_overlay, side_by_side
 from maskvos.media.encode import Codec, VideoWriter
+from maskvos.media.video import probe
 
 
 class Movie:
@@ -17,8 +18,10 @@ class Movie:
 
     def __init__(self, target: Target, draw: Draw, codec: Codec) -> None:
         self.times, self.look, self.draw = target.times, target.look, draw
-        sound = target.video.file if codec.sounds else None
-        self.writer = VideoWriter(target.path, target.times.rate, codec=codec, sound=sound)
+        source = target.video.file
+        display = None if source is None else probe(source).display
+        sound = source if codec.sounds else None
+        self.writer = VideoWriter(target.path, target.times.rate, codec=codec, sound=sound, display=display)
 
     def add(self, frame: SegmentedFrame) -> None:
         """See `Output`."""
