@@ -35,6 +35,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         precision=str(cfg.trainer.precision),
         backend=cfg.backend,
         threshold=cfg.threshold,
+        fill_gaps=cfg.fill_gaps,
         config=InferenceConfig.from_config(plain(cfg)),
     )
     output = cfg.output or Path(cfg.paths.run) / "predictions"
