@@ -55,6 +55,7 @@ def load(
     trust: Sequence[str] = (),
     config: InferenceConfig | None = None,
     batch_size: int | None = None,
+    fill_gaps: int = 0,
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -73,6 +74,7 @@ def load(
         config: Use these settings instead of those in the file.
         batch_size: Frames per forward pass for videos on disk in PyTorch, None: as the file says; the other engines
             take single frames, several at the same time.
+        fill_gaps: Fill parts of the object that vanish for up to so many frames; frames come that much later.
 
     Returns:
         The segmenter.
@@ -115,6 +117,7 @@ def load(
         config.batch_size if batch_size is None else batch_size,
         threshold,
         settings,
+        fill_gaps,
     )
 
 

@@ -95,7 +95,14 @@ def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("name", "kinds", "codec"),
-    [("a.webm", [], "vp9"), ("a.mov", [], "prores"), ("a.mp4", [], "h264"), ("a.mp4", ["--kinds", "matte"], "h264")],
+    [
+        ("a.webm", [], "vp9"),
+        ("a.mov", [], "prores"),
+        ("a.mp4", [], "h264"),
+        ("a.mp4", ["--kinds", "matte"], "h264"),
+        ("a.gif", [], "gif"),
+        ("a.mp4", ["--background", "#ff00ff"], "h264"),
+    ],
 )
 def test_the_suffix_of_the_output_says_what_is_written(
     command, tmp_path: Path, capsys, name: str, kinds: list[str], codec: str

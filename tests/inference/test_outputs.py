@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -22,8 +24,7 @@ from brightness import manifest, predict
 from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS
 from maskvos.inference.outputs.coco import encode_rle
-from maskvos.inference.writer import PredictionWriter
-from maskvos.media.encode import PRORES_4444
+from maskvos.media.encode import PRORES_4444, Display
 from maskvos.media.video import VideoWriter, probe, read_video, variable_timestamps
 
 UNEVEN = [Fraction(t, 1000) for t in (0, 40, 80, 300, 340, 700)]
@@ -78,72 +79,154 @@ def rgba(path: Path, decoder: str | None = None) -> Iterator[np.ndarray]:
                 yield picture.to_ndarray(format="rgba")
 
 
+def cutout_alphas(out: Path) -> list[np.ndarray]:
+    return [cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., 3] for path in sorted((out / "cutout").iterdir())]
+
+
 def masks(out: Path) -> list[np.ndarray]:
     return [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((out / "masks").iterdir())]
 
 
 @pytest.mark.parametrize(("kind", "decoder"), [("webm", "libvpx-vp9"), ("prores", None)])
 @pytest.mark.parametrize("size", [fakes.SIZE, (49, 81)])
-def test_the_transparency_of_a_movie_is_the_mask(tmp_path: Path, kind: str, decoder: str | None, size) -> None:
+@pytest.mark.parametrize("soft_edges", [True, False])
+def test_the_transparency_of_a_movie_is_that_of_the_cutouts(
+    tmp_path: Path, kind: str, decoder: str | None, size: tuple[int, int], soft_edges: bool
+) -> None:
     for index in range(6):
         fakes.write_frame(tmp_path / "a" / f"{index:05d}.png", index, size)
-    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", kind], frame_rate=25)
+    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "cutout", kind], frame_rate=25, soft_edges=soft_edges)
     out = tmp_path / "out" / "a"
     found = list(rgba(out / KINDS[kind].place, decoder))
     assert len(found) == 6
-    for index, (frame, mask) in enumerate(zip(found, masks(out), strict=True)):
+    for index, (frame, alpha, mask) in enumerate(zip(found, cutout_alphas(out), masks(out), strict=True)):
         assert mask.any()
         assert not mask.all()
-        error = np.abs(frame[..., 3].astype(int) - mask)
+        if not soft_edges:
+            np.testing.assert_array_equal(alpha, mask)
+        error = np.abs(frame[..., 3].astype(int) - alpha)
         assert error.mean() < 0.5
         assert error.max() < 32
-        inside = np.abs(frame[..., :3].astype(int) - fakes.frame(index, size))[mask > 0]
+        inside = np.abs(frame[..., :3].astype(int) - fakes.frame(index, size))[alpha == 255]
         assert inside.mean() < 12
     # Far from the object nothing is left of the background, which a viewer could make visible.
     far = cv2.dilate(mask, np.ones((35, 35), np.uint8)) == 0
     assert found[-1][far, :3].max() < 12
 
 
-def test_the_transparency_of_webp_is_the_mask(tmp_path: Path) -> None:
-    predict(movie(tmp_path / "a.mp4"), tmp_path / "out", kinds=["masks", "webp"])
+def test_the_transparency_of_webp_is_that_of_the_cutouts(tmp_path: Path) -> None:
+    predict(movie(tmp_path / "a.mp4"), tmp_path / "out", kinds=["cutout", "webp"])
     out = tmp_path / "out" / "a"
     with Image.open(out / "cutout.webp") as animation:
         assert animation.n_frames == 6
-        for index, mask in enumerate(masks(out)):
+        for index, mask in enumerate(cutout_alphas(out)):
             animation.seek(index)
             alpha = np.array(animation.convert("RGBA"))[..., 3]
             assert np.abs(alpha.astype(int) - mask).max() <= 2
 
 
-def test_the_mask_movie_is_lossless_and_the_matte_is_soft(tmp_path: Path) -> None:
-    predict(movie(tmp_path / "a.mp4"), tmp_path / "out", kinds=["masks", "soft", "mask_movie", "matte"])
+def test_the_mask_movie_is_lossless_and_the_matte_is_the_transparency(tmp_path: Path) -> None:
+    predict(
+        movie(tmp_path / "a.mp4", 3, (240, 400)), tmp_path / "out", kinds=["masks", "cutout", "mask_movie", "matte"]
+    )
     out = tmp_path / "out" / "a"
     with av.open(str(out / "masks.mkv")) as container:
         assert container.streams.video[0].codec_context.name == "ffv1"
         found = [picture.to_ndarray() for picture in container.decode(video=0)]
     for got, mask in zip(found, masks(out), strict=True):
         np.testing.assert_array_equal(got, mask)
-    soft = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((out / "soft").iterdir())]
-    assert len(set(np.unique(soft[0]))) > 10
-    for picture, probability in zip(read_video(out / "matte.mp4"), soft, strict=True):
-        assert np.abs(picture.astype(int) - probability[..., None]).mean() < 6
+    for picture, alpha in zip(read_video(out / "matte.mp4"), cutout_alphas(out), strict=True):
+        assert len(set(np.unique(alpha))) > 10  # soft
+        assert np.abs(picture.astype(int) - alpha[..., None]).mean() < 6
 
 
-def test_the_background_has_the_colour_that_is_asked_for(tmp_path: Path) -> None:
-    colour = (0, 60, 220)
+def test_gif_has_the_masks_transparency_and_its_colours(tmp_path: Path) -> None:
+    predict(movie(tmp_path / "a.mp4", times=UNEVEN), tmp_path / "out", kinds=["cutout", "gif"])
+    out = tmp_path / "out" / "a"
+    with Image.open(out / "cutout.gif") as animation:
+        assert animation.n_frames == 6
+        durations = []
+        for index, alpha in enumerate(cutout_alphas(out)):
+            animation.seek(index)
+            durations.append(animation.info["duration"])
+            shown = np.array(animation.convert("RGBA"))
+            np.testing.assert_array_equal(shown[..., 3] > 0, alpha >= 128)
+            inside = alpha == 255
+            assert np.abs(shown[inside, :3].astype(int) - fakes.frame(index)[inside]).mean() < 12
+        assert durations[:5] == [40, 40, 220, 40, 360]
+
+
+@pytest.mark.parametrize(
+    ("kind", "background", "colour"),
+    [("background", (0, 60, 220), (0, 60, 220)), ("background", "#102030", (16, 32, 48)),
+     ("background", "magenta", (255, 0, 255)), ("green_screen", "blur", (0, 255, 0))],
+)  # fmt: skip
+def test_the_background_has_the_colour_that_is_asked_for(tmp_path: Path, kind: str, background, colour) -> None:
     for index in range(3):
         fakes.write_frame(tmp_path / "a" / f"{index:05d}.png", index)
-    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "green_screen"], background=colour)
+    predict(tmp_path / "a", tmp_path / "out", kinds=["masks", kind], background=background)
     out = tmp_path / "out" / "a"
-    for index, (picture, mask) in enumerate(zip(read_video(out / "green_screen.mp4"), masks(out), strict=True)):
+    for index, (picture, mask) in enumerate(zip(read_video(out / KINDS[kind].place), masks(out), strict=True)):
         inside = cv2.erode(mask, np.ones((5, 5))) > 0
         outside = cv2.dilate(mask, np.ones((5, 5))) == 0
         assert np.abs(picture[outside].astype(int) - colour).mean() < 8
         assert np.abs(picture[inside].astype(int) - fakes.frame(index)[inside]).mean() < 8
-    with pytest.raises(UserError, match="background is"):
-        PredictionWriter(tmp_path, background=(0, 0, 999))
-    with pytest.raises(UserError, match="another background"):
-        predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "green_screen"])
+
+
+def test_another_background_is_not_mixed_with_the_first(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", 1)
+    beach = tmp_path / "beach.png"
+    fakes.write_frame(beach, 0)
+    predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=beach)
+    assert predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=str(beach)).skipped == 1
+    fakes.write_frame(beach, 5)
+    os.utime(beach, ns=(1, 1))
+    for other in (beach, "blur"):
+        with pytest.raises(UserError, match="another background"):
+            predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=other)
+
+
+def test_an_object_in_the_colour_of_the_screen_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fakes.write_folder(tmp_path / "a", 2)  # an orange object
+    predict(tmp_path / "a", tmp_path / "out", kinds=["background", "green_screen"], background="orange")
+    assert re.search(r"a: 9\d% of the object has about the colour of the background", caplog.text)
+    assert len(caplog.records) == 1  # not in front of green
+    caplog.clear()
+    predict(tmp_path / "a", tmp_path / "auto", kinds=["background"], background="auto")
+    assert not caplog.records
+
+
+def test_a_movie_as_background_runs_at_its_own_rate_from_the_start(tmp_path: Path) -> None:
+    levels = (40, 90, 140)
+    with VideoWriter(tmp_path / "other.mp4", 10) as writer:  # 0.3 s, again and again
+        for level in levels:
+            writer.write(np.full((100, 60, 3), level, np.uint8))
+    source = movie(tmp_path / "a.mp4", 20)
+    predict(source, tmp_path / "out", kinds=["masks", "background"], background=tmp_path / "other.mp4")
+    out = tmp_path / "out" / "a"
+    for index, (picture, mask) in enumerate(zip(read_video(out / "background.mp4"), masks(out), strict=True)):
+        outside = cv2.dilate(mask, np.ones((9, 9))) == 0
+        shown = levels[int(index / 25 * 10 + 1e-6) % 3]
+        assert np.abs(picture[outside].astype(int) - shown).mean() < 6, index
+
+
+@pytest.mark.parametrize("display", [Display(), Display(9, 16, 9, Fraction(4, 3)), Display(6, 6, 6, Fraction(16, 15))])
+def test_movies_keep_colours_and_proportions(tmp_path: Path, display: Display) -> None:
+    """BT.709; HDR10 and PAL DV, whose pixels are not square."""
+    colour = np.array([200, 60, 30])
+    with VideoWriter(tmp_path / "a.mp4", 25, display=display) as writer:
+        for _ in range(2):
+            writer.write(np.broadcast_to(colour, (48, 80, 3)).astype(np.uint8))
+    kinds = ("overlay", "background", "matte", "webm", "prores")
+    predict(tmp_path / "a.mp4", tmp_path / "out", kinds=kinds, outline=0, opacity=0.0)
+    for kind in kinds:
+        place = tmp_path / "out" / "a" / KINDS[kind].place
+        # PyAV cannot write into Matroska files that pixels are not square.
+        aspect = 1 if kind == "webm" else display.aspect
+        assert probe(place).display == display._replace(aspect=aspect), kind
+        shown = next(read_video(place))
+        if kind != "matte":
+            assert np.abs(shown[10:-10, 10:-10] - colour).max() < 6, kind
 
 
 @pytest.mark.parametrize("kind", MOVIES)
@@ -152,7 +235,7 @@ def test_movies_keep_the_rate_and_uneven_times(tmp_path: Path, kind: str) -> Non
     movie(tmp_path / "in" / "uneven.mp4", times=UNEVEN)
     predict(tmp_path / "in", tmp_path / "out", kinds=[kind])
     even, uneven = (tmp_path / "out" / name / KINDS[kind].place for name in ("even", "uneven"))
-    if kind == "webp":
+    if kind in ("webp", "gif"):
         with Image.open(uneven) as animation:
             durations = [animation.seek(i) or (animation.load() and animation.info["duration"]) for i in range(5)]
         assert durations == [40, 40, 220, 40, 360]

@@ -95,7 +95,7 @@ def test_different_sizes_are_rejected() -> None:
 
 def test_the_cutout_contains_only_the_object() -> None:
     image, mask = scene()
-    cut = draw_cutout(image, mask)
+    cut = draw_cutout(image, mask * np.uint8(255))
     np.testing.assert_array_equal(cut[mask][:, :3], image[mask])
     np.testing.assert_array_equal(cut[..., 3], mask * np.uint8(255))
     assert not cut[~mask].any()

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskvos.errors import UserError
+from maskvos.media.encode import Display
 from maskvos.media.video import Reading, VideoWriter, probe, read_video, variable_timestamps
 
 
@@ -195,6 +196,22 @@ def test_colours_are_preserved(tmp_path: Path) -> None:
             writer.write(np.full((48, 64, 3), colour, np.uint8))
     for got, want in zip(read_video(tmp_path / "out.mp4"), colours, strict=True):
         assert np.abs(got[24, 32].astype(int) - want).max() <= 4
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((720, 1280), 1), ((96, 128), 6)])
+def test_colours_of_a_video_that_states_none_are_those_that_players_show(tmp_path: Path, size, matrix: int) -> None:
+    colour = np.array([200, 60, 30], np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (*size, 3)).copy())
+        picture = picture.reformat(format="yuv420p", dst_colorspace=matrix)
+        picture.colorspace = 2  # unknown
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    (shown,) = read_video(tmp_path / "a.mp4")
+    assert np.abs(shown.astype(int) - colour).max() <= 4
+    assert probe(tmp_path / "a.mp4").display == Display()
 
 
 def test_an_error_leaves_no_file(tmp_path: Path) -> None:

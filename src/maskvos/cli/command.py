@@ -33,13 +33,17 @@ _WEB = ("http", "https")
 _FOLDER = "maskvos"  # name of the default output folder, beside a source
 _KINDS = "masks,overlay"
 # What a file is by default, by its suffix.
-_FILES = {".mp4": "overlay", ".webm": "webm", ".mov": "prores", ".webp": "webp", ".mkv": "mask_movie", ".json": "coco"}
+_FILES = {
+    **{".mp4": "overlay", ".webm": "webm", ".mov": "prores", ".webp": "webp", ".gif": "gif"},
+    **{".mkv": "mask_movie", ".json": "coco"},
+}
 
 _EPILOG = """\
 examples:
   maskvos clip.mp4                          masks and overlay.mp4, in the folder maskvos/clip beside it
-  maskvos clip.mp4 -o cutout.webm           a transparent movie; also .mov (ProRes 4444) and .webp, or .mp4 (overlay)
+  maskvos clip.mp4 -o cutout.webm           a transparent movie; also .mov (ProRes 4444), .webp, .gif, or .mp4 (overlay)
   maskvos clip.mp4 -o green.mp4 --kinds green_screen
+  maskvos clip.mp4 -o new.mp4 --background beach.jpg     or another movie, blur, a colour
   maskvos *.mov -o out --kinds cutout       transparent PNG images of several clips, in out/<clip>/cutout
   cat clip.mp4 | maskvos - -o out           a pipe
 
@@ -100,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder or file of the results; by default {_FOLDER}/ beside each source",
     )
     add("--kinds", metavar="A,B", help=f"what to write (default: {_KINDS}, or by the suffix of -o)")
+    add(
+        "--background",
+        metavar="B",
+        help="put the object on blur, a colour (name, #RRGGBB, or auto), a picture or a movie; --kinds background",
+    )
     add("--weights", default="light", metavar="FILE", help="bundled weights, a checkpoint or an exported network")
     add("--threshold", type=float, default=0.5, metavar="P", help="object where the probability is greater (0.5)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -118,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _segment(options: argparse.Namespace) -> None:
+    if options.background is not None and options.kinds is None:
+        options.kinds = "background"
     with ExitStack() as stack:
         target = None if options.output is None else Path(options.output).expanduser()
         kinds = [kind.strip() for kind in (options.kinds or _KINDS).split(",") if kind.strip()]
@@ -143,6 +154,7 @@ def _write(
     from maskvos.api import load
     from maskvos.data.datasets.folder import folder
     from maskvos.inference.writer import PredictionWriter, write_predictions
+    from maskvos.media.background import BLUR
 
     groups: dict[Path, list[Video]] = {}
     for path, output in places:
@@ -162,7 +174,9 @@ def _write(
     existing = "overwrite" if options.overwrite else "resume"
     failures = []
     for output, videos in groups.items():
-        writer = PredictionWriter(output, kinds=kinds, existing=existing, settings=segmenter.settings)
+        writer = PredictionWriter(
+            output, kinds, existing, background=options.background or BLUR, settings=segmenter.settings
+        )
         try:
             with ended_by_sigterm():
                 write_predictions(segmenter, videos, writer, progress=not options.quiet)

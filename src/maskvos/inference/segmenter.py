@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,9 @@ from maskvos.flow.base import resize_flow
 from maskvos.flow.store import FlowStore
 from maskvos.inference.engines import Engine
 from maskvos.inference.postprocess import resize_logits, sigmoid
+from maskvos.inference.temporal import fill_gaps
 from maskvos.inference.tta import TTA
+from maskvos.media.alpha import foreground, soft_alpha
 from maskvos.media.images import resize_image
 from maskvos.media.video import Reading
 from maskvos.types import Video
@@ -47,6 +49,8 @@ class SegmentedFrame:
         flow: (h, w, 2) float32, the optical flow at the network's input size, pixels, x then y.
         probability: (H, W) float32 in [0, 1], the probability that a pixel belongs to the object.
         confidence: 0 to 1, how far the network is sure of the mask.
+        alpha: (H, W) uint8, 0 background to 255 object: the mask with a soft edge that follows the picture.
+        foreground: (H, W, 3) uint8 RGB, the frame without the background's colours where ``alpha`` is partial.
     """
 
     image: np.ndarray
@@ -61,6 +65,16 @@ class SegmentedFrame:
     def probability(self) -> np.ndarray:
         """See the class; computed when it is first asked for."""
         return sigmoid(self.logits)
+
+    @cached_property
+    def alpha(self) -> np.ndarray:
+        """See the class, and `maskvos.media.alpha.soft_alpha`."""
+        return soft_alpha(self.image, self.mask)
+
+    @cached_property
+    def foreground(self) -> np.ndarray:
+        """See the class, and `maskvos.media.alpha.foreground`."""
+        return foreground(self.image, self.alpha)
 
     @cached_property
     def confidence(self) -> float:
@@ -87,6 +101,8 @@ class Segmenter:
         batch_size: Frames per call of an engine that runs one call at a time, for videos on disk.
         threshold: Probability above which a pixel belongs to the object.
         settings: What else results depend on, in plain values; weights and threshold are added.
+        fill_gaps: Parts of the object that vanish for up to so many frames are filled, see `temporal.fill_gaps`; frames
+            come that much later. 0: they stay as they are.
     """
 
     def __init__(
@@ -99,7 +115,10 @@ class Segmenter:
         batch_size: int = 8,
         threshold: float = 0.5,
         settings: dict[str, Any] | None = None,
+        fill_gaps: int = 0,
     ) -> None:
+        if not 0 <= fill_gaps <= 10:
+            raise UserError(f"fill_gaps is {fill_gaps}; it must be from 0 (off) to 10 frames")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         if not 0 <= threshold < 1:
@@ -112,7 +131,10 @@ class Segmenter:
         self.batch_size = batch_size
         self.threshold = threshold
         self._logit = math.log(threshold / (1 - threshold)) if threshold else -math.inf
+        self.fill_gaps = fill_gaps
         self.settings = {**(settings or {}), "threshold": threshold, "weights": engine.digest}
+        if fill_gaps:  # results of versions without are resumed
+            self.settings["fill_gaps"] = fill_gaps
 
     def stream(
         self, source: str | Path | Video | Iterable[np.ndarray], frame_rate: float = FRAME_RATE
@@ -140,12 +162,27 @@ class Segmenter:
             times = times_of(source, frame_rate)
             yield from self.stream_video(source, times)
         else:
-            engine = self.engine.alone()
-            for frame in self.frames.of_arrays(source, frame_rate):
-                yield from self._segment([self._prepare(frame)], engine)
+            yield from self._consistent(self._stream_arrays(source, frame_rate))
 
     def stream_video(self, video: Video, times: FrameTimes, reading: Reading | None = None) -> Iterator[SegmentedFrame]:
         """`stream` for a video on disk whose frame times are known; keeps ``reading`` up to date."""
+        return self._consistent(self._stream_video(video, times, reading))
+
+    def _consistent(self, frames: Generator[SegmentedFrame, None, None]) -> Generator[SegmentedFrame, None, None]:
+        if not self.fill_gaps:
+            return frames
+        flow = self.frames.flow
+        velocity = (1 if flow.direction == "forward" else -1) / flow.gap
+        return fill_gaps(frames, self.fill_gaps, velocity, self._logit)
+
+    def _stream_arrays(self, frames: Iterable[np.ndarray], rate: float) -> Generator[SegmentedFrame, None, None]:
+        engine = self.engine.alone()
+        for frame in self.frames.of_arrays(frames, rate):
+            yield from self._segment([self._prepare(frame)], engine)
+
+    def _stream_video(
+        self, video: Video, times: FrameTimes, reading: Reading | None
+    ) -> Generator[SegmentedFrame, None, None]:
         frames = self.frames.of_video(video, times, reading)
         if self.engine.workers > 1:
             with _pool(self.engine.workers) as pool:

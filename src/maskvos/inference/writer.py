@@ -28,10 +28,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, nearest
 from maskvos.inference.archive import write_table
-from maskvos.inference.outputs import KINDS, Look, coco
+from maskvos.inference.outputs import KINDS, TRANSPARENT, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.video_folder import VideoFolder
-from maskvos.media.draw import GREEN, RED, Colour
+from maskvos.media.background import BLUR
+from maskvos.media.draw import RED
 from maskvos.media.files import ensure_writable, locked, remove_partial
 from maskvos.media.video import Reading, probe
 from maskvos.types import Video
@@ -53,11 +54,13 @@ class PredictionWriter:
         existing: Where results exist already: ``resume`` skips complete videos and segments the others, ``overwrite``
             replaces them, ``error`` refuses.
         on_error: Of several videos, one that cannot be segmented is left out (``skip``) or ends the run (``fail``).
-        colour: Tint of the overlay, RGB from 0 to 255.
+        colour: Tint of the overlay: RGB from 0 to 255, a name or ``#RRGGBB``.
         opacity: Opacity of the tint, 0 to 1.
         outline: Width of the outline in pixels; 0: no outline.
-        outline_colour: RGB from 0 to 255; None: that of the tint.
-        background: Colour of the green screen, RGB from 0 to 255.
+        outline_colour: As ``colour``; None: that of the tint.
+        background: Of the kind ``background``: ``blur``, a picture or movie, a colour as above, or ``auto``, a colour
+            that the object does not have.
+        soft_edges: Transparency follows the picture at the object's edge; otherwise it is the mask.
         frame_rate: Frames per second of movies made from folders of images; a movie keeps its own.
         settings: What else results depend on, in plain values; stored in the manifest and compared when resuming.
 
@@ -71,11 +74,12 @@ class PredictionWriter:
         kinds: Sequence[str] = ("masks", "overlay"),
         existing: str = "resume",
         on_error: str = "skip",
-        colour: Sequence[int] = RED,
+        colour: str | Sequence[int] = RED,
         opacity: float = 0.45,
         outline: int = 2,
-        outline_colour: Sequence[int] | None = None,
-        background: Sequence[int] = GREEN,
+        outline_colour: str | Sequence[int] | None = None,
+        background: str | Path | Sequence[int] = BLUR,
+        soft_edges: bool = True,
         frame_rate: float = FRAME_RATE,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -90,28 +94,19 @@ class PredictionWriter:
             raise UserError(f"writer.existing: invalid value '{existing}'; {nearest(existing, EXISTING)}")
         if on_error not in ON_ERROR:
             raise UserError(f"writer.on_error: invalid value '{on_error}'; {nearest(on_error, ON_ERROR)}")
-        if not 0 <= opacity <= 1:
-            raise UserError(f"writer.opacity is {opacity}; it must be from 0 to 1")
-        colours = {"colour": colour, "outline_colour": outline_colour or RED, "background": background}
-        for name, value in colours.items():
-            if len(value) != 3 or not all(0 <= c <= 255 for c in value):
-                raise UserError(f"writer.{name} is {list(value)}; give red, green and blue from 0 to 255")
-        if outline < 0 or not 0 < frame_rate <= 1000:
-            raise UserError(
-                f"writer: outline={outline}, frame_rate={frame_rate}; the outline must not be negative, and the rate "
-                "above 0 and at most 1000"
-            )
+        if not 0 < frame_rate <= 1000:
+            raise UserError(f"writer.frame_rate is {frame_rate}; it must be above 0 and at most 1000")
         self.output = Path(output).expanduser()
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.existing = existing
         self.on_error = on_error
         self.frame_rate = frame_rate
-        self.look = Look(
-            _rgb(colour), opacity, outline, None if outline_colour is None else _rgb(outline_colour), _rgb(background)
-        )
-        self.settings = {**(settings or {}), "kinds": self.kinds, **self.look._asdict(), "frame_rate": frame_rate}
-        if "green_screen" not in kinds:  # results of versions that have no such kind are resumed
+        self.look = Look.of(colour, opacity, outline, outline_colour, background, soft_edges)
+        self.settings = {**(settings or {}), "kinds": self.kinds, **self.look.settings(), "frame_rate": frame_rate}
+        if "background" not in kinds:  # results of versions that have no such kind are resumed
             del self.settings["background"]
+        if not TRANSPARENT.intersection(kinds):
+            del self.settings["soft_edges"]
         self.frames = 0
         self.seconds = 0.0
         self.finished: list[tuple[str, int]] = []
@@ -318,11 +313,6 @@ def _counted(frames: Iterator[SegmentedFrame], advance: Callable[[], None]) -> I
     for frame in frames:
         yield frame
         advance()
-
-
-def _rgb(colour: Sequence[int]) -> Colour:
-    red, green, blue = map(int, colour)
-    return red, green, blue
 
 
 class _Queue:

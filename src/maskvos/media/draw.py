@@ -113,52 +113,49 @@ def side_by_side(images: Sequence[np.ndarray], max_width: int = 3840) -> np.ndar
     return row
 
 
-def draw_cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def draw_cutout(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Cut the object out on a transparent background.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool.
+        alpha: (H, W) uint8, 0 background to 255 object.
 
     Returns:
-        (H, W, 4) uint8 RGBA; the background is black with zero alpha.
+        (H, W, 4) uint8 RGBA, straight alpha; the background is black with zero alpha.
     """
-    alpha = (mask > 0).astype(np.uint8) * 255
     return cv2.merge([*cv2.split(cv2.bitwise_and(image, image, mask=alpha)), alpha])
 
 
-def draw_fill(image: np.ndarray, mask: np.ndarray, margin: int = 8) -> np.ndarray:
+def draw_fill(image: np.ndarray, alpha: np.ndarray, margin: int = 8) -> np.ndarray:
     """Cut the object out with straight alpha, as editors expect it: its colours reach beyond its edge.
 
     Where a codec mixes neighbouring pixels, no background shows at the edge, and no black.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool.
+        alpha: (H, W) uint8, 0 background to 255 object.
         margin: How far the colours reach, pixels.
 
     Returns:
         (H, W, 4) uint8 RGBA; farther outside black, with zero alpha.
     """
-    alpha = (mask > 0).astype(np.uint8) * 255
     near = cv2.dilate(alpha, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))
     return cv2.merge([*cv2.split(cv2.bitwise_and(image, image, mask=near)), alpha])
 
 
-def draw_background(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
-    """The object on a background of one colour.
+def draw_background(image: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """The object on another background.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool.
-        colour: RGB of the background, 0 to 255.
+        alpha: (H, W) uint8, 0 background to 255 object.
+        background: (H, W, 3) uint8 RGB.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    drawn = np.full_like(image, colour)
-    cv2.copyTo(image, (mask > 0).astype(np.uint8), drawn)
-    return drawn
+    weight = alpha * np.float32(1 / 255)
+    return cv2.blendLinear(image, background, weight, 1 - weight)
 
 
 def draw_label(image: np.ndarray, text: str) -> np.ndarray:

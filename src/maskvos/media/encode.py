@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -24,8 +24,23 @@ log = logging.getLogger(__name__)
 
 # Timestamp ticks per second of a video with a variable frame rate.
 _CLOCK = 90_000
-_BT709 = 1  # FFmpeg's code in colorspace, color_primaries and color_trc
 _LIMITED = 1  # FFmpeg's code for limited range: luma from 16 to 235
+
+
+class Display(NamedTuple):
+    """How pixels are to be shown; codes are those of ITU-T H.273, which FFmpeg uses.
+
+    Attributes:
+        primaries: Colour primaries; 1 is BT.709.
+        transfer: Transfer characteristics.
+        matrix: From RGB to luma and chroma.
+        aspect: Width of a pixel divided by its height.
+    """
+
+    primaries: int = 1
+    transfer: int = 1
+    matrix: int = 1
+    aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Codec:
         container_options: Of the file format.
         even: The sides must be even.
         sounds: Formats of sound that players expect in such a file.
+        palette: Each frame has a palette of its own, of 255 colours and full transparency.
     """
 
     encoder: str
@@ -49,6 +65,7 @@ class Codec:
     container_options: Mapping[str, str] = field(default_factory=dict)
     even: bool = False
     sounds: tuple[str, ...] = ()
+    palette: bool = False
 
 
 # A fixed number of threads, since encodings depend on it: equal frames give equal files on every machine.
@@ -66,10 +83,11 @@ VP9_ALPHA = Codec("libvpx-vp9", "webm", "yuva420p", _VP9, _NO_RANDOM_ID, sounds=
 PRORES_4444 = Codec("prores_ks", "mov", "yuva444p10le", _PRORES, sounds=_MOV_SOUNDS)
 FFV1_GREY = Codec("ffv1", "matroska", "gray", {"level": "3", "slicecrc": "1", "threads": "4"}, _NO_RANDOM_ID)
 WEBP = Codec("libwebp_anim", "webp", "bgra", {"quality": "75", "compression_level": "2"}, {"loop": "0"})
+GIF = Codec("gif", "gif", "pal8", {}, {"loop": "0"}, palette=True)
 
 
 class VideoWriter:
-    """Writes a video, by default H.264 (yuv420p, BT.709, fast start) that plays in browsers.
+    """Writes a video, by default H.264 (yuv420p, fast start) that plays in browsers.
 
     The file is written under a temporary name in the same folder and renamed on `close`, or on leaving the ``with``
     block without an error; otherwise it is removed. H.264 in 4:2:0 needs even sides: an odd width or height is padded
@@ -81,6 +99,7 @@ class VideoWriter:
         crf: Constant rate factor of H.264, 0 (lossless) to 51; by default 18, visually close to lossless.
         codec: How it is encoded.
         sound: A movie whose sound is copied, where the file format allows it.
+        display: How pixels are to be shown; by default BT.709 and square.
 
     Raises:
         UserError: The folder is not writable, or the frame rate is out of range.
@@ -93,13 +112,14 @@ class VideoWriter:
         crf: int | None = None,
         codec: Codec = H264,
         sound: Path | None = None,
+        display: Display | None = None,
     ) -> None:
         self.path = Path(path)
         self.partial = partial(self.path.absolute())
         self.fps = Fraction(fps).limit_denominator(100_000)
         if not 0 < self.fps <= 1000:
             raise UserError(f"{path}: {fps} frames per second; choose a rate above 0 and up to 1000")
-        self.codec = codec
+        self.codec, self.display = codec, display or Display()
         self.options = {**codec.options, **({} if crf is None else {"crf": str(crf)})}
         self.count = 0
         self._size: tuple[int, ...] = ()
@@ -114,6 +134,7 @@ class VideoWriter:
         self._source = sound
         self._sound: Sound | None = None
         self._stream: VideoStream | None = None
+        self._palettes: av.filter.Graph | None = None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -148,10 +169,16 @@ class VideoWriter:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         layout = {3: "rgb24", 4: "rgba"}[image.shape[2]] if image.ndim == 3 else "gray"
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
-        if layout != self.codec.pixels:
-            # In several threads, FFmpeg 8.0 loses lines of the transparency of ProRes.
-            picture = picture.reformat(format=self.codec.pixels, dst_colorspace="itu709", threads=1)
         picture.pts, picture.time_base = pts, self._tick
+        if self.codec.palette:
+            self._palettes = self._palettes or _palettes(picture)
+            self._palettes.push(picture)
+            picture = cast(av.VideoFrame, self._palettes.pull())
+        elif layout != self.codec.pixels:
+            # In several threads, FFmpeg 8.0 loses lines of the transparency of ProRes.
+            picture = picture.reformat(format=self.codec.pixels, dst_colorspace=self.display.matrix, threads=1)
+        if self.codec.pixels.startswith("yuv"):  # ProRes takes them from the frames
+            picture.color_primaries, picture.color_trc, picture.colorspace, _ = self.display
         self._mux(picture, pts * self._tick)
         self._last = pts
         self.count += 1
@@ -199,8 +226,9 @@ class VideoWriter:
         stream.options = dict(self.options)
         if self.codec.pixels.startswith("yuv"):
             context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_primaries, context.color_trc, context.colorspace, _ = self.display
             context.color_range = _LIMITED
+            context.sample_aspect_ratio = self.display.aspect
         self._stream = stream
         if self._source is not None:
             try:
@@ -223,3 +251,20 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError) as error:
             self.abort()
             raise cannot_write(self.path, error) from error
+
+
+def _palettes(picture: av.VideoFrame) -> av.filter.Graph:
+    """FFmpeg's filters that give each frame like this one its best palette."""
+    graph = av.filter.Graph()
+    frames = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=picture.time_base
+    )
+    split, use = graph.add("split"), graph.add("paletteuse", "new=1:alpha_threshold=128:dither=sierra2_4a")
+    generate, sink = graph.add("palettegen", "stats_mode=single:reserve_transparent=1"), graph.add("buffersink")
+    frames.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(generate, 1, 0)
+    generate.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    return graph

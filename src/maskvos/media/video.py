@@ -20,7 +20,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from maskvos.errors import UserError
-from maskvos.media.encode import VideoWriter
+from maskvos.media.encode import Display, VideoWriter
 from maskvos.media.images import check_size
 
 __all__ = ["Reading", "VideoInfo", "VideoWriter", "probe", "read_video", "variable_timestamps"]
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 # Encoders rarely let more frames than these refer to a later one.
 _HELD = 8
 _DEFAULT_RATE = Fraction(25)
+# Codes of ITU-T H.273 for the matrix.
+_BT709, _UNKNOWN, _BT601, _BT2020 = 1, 2, 6, 9
+_MATRICES = (_BT709, 5, _BT601, _BT2020)  # 5 is that of PAL, equal to BT.601
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class VideoInfo:
         seconds: Duration; None if the file does not state it.
         codec: FFmpeg's name of the codec.
         rotation: Degrees, counterclockwise, by which stored frames are rotated for display.
+        display: Colours and proportions of the pixels, as displayed.
     """
 
     width: int
@@ -53,6 +57,7 @@ class VideoInfo:
     seconds: float | None
     codec: str
     rotation: int
+    display: Display
 
 
 @dataclass
@@ -104,7 +109,8 @@ def read_video(path: str | Path, reading: Reading | None = None) -> Iterator[np.
     size: tuple[int, int] | None = None
     for picture in _pictures(path, reading):
         size = size or (picture.width, picture.height)
-        rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
+        matrix = None if picture.colorspace != _UNKNOWN else _usual_matrix(picture)
+        rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1], src_colorspace=matrix)
         turns = _turns(picture)
         reading.frames += 1
         yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
@@ -138,6 +144,7 @@ def probe(path: str | Path) -> VideoInfo:
             seconds=None if seconds is None else float(seconds),
             codec=stream.codec_context.name,
             rotation=turns * 90,
+            display=_display(stream, picture),
         )
 
 
@@ -287,6 +294,21 @@ def _end(stream: VideoStream) -> Fraction | None:
         return None
     hours, minutes, seconds = map(Fraction, found.groups())
     return 3600 * hours + 60 * minutes + seconds
+
+
+def _usual_matrix(picture: av.VideoFrame) -> int:
+    """What players take the matrix of a video for that does not state it: BT.709 in high definition, else BT.601."""
+    return _BT709 if picture.height >= 720 or picture.width >= 1280 else _BT601
+
+
+def _display(stream: VideoStream, picture: av.VideoFrame) -> Display:
+    """Colours as the file states them, where they are stated and can be written, and BT.709 otherwise."""
+    primaries, transfer = (
+        _BT709 if code in (0, _UNKNOWN) else int(code) for code in (picture.color_primaries, picture.color_trc)
+    )
+    matrix = int(picture.colorspace) if picture.colorspace in _MATRICES else _BT709
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    return Display(primaries, transfer, matrix, 1 / aspect if _turns(picture) % 2 else aspect)
 
 
 def _turns(picture: av.VideoFrame) -> int:

@@ -36,6 +36,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         backend=cfg.backend,
         threshold=cfg.threshold,
         trust=list(cfg.trust),
+        fill_gaps=cfg.fill_gaps,
         config=InferenceConfig.from_config(plain(cfg)),
     )
     output = cfg.output or Path(cfg.paths.run) / "predictions"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from maskvos.data.streams import FrameTimes
+from maskvos.errors import UserError
 from maskvos.inference.segmenter import SegmentedFrame
+from maskvos.media.background import parse_background, parse_colour
 from maskvos.media.draw import Colour
 from maskvos.types import Video
 
@@ -22,14 +24,52 @@ class Look(NamedTuple):
         opacity: Of the tint.
         outline: Its width, pixels.
         outline_colour: RGB; None: that of the tint.
-        background: RGB of the green screen.
+        background: A colour, `BLUR`, `AUTO`, or a picture or movie.
+        soft_edges: Transparency follows the picture at the edge; otherwise it is the mask.
     """
 
     colour: Colour
     opacity: float
     outline: int
     outline_colour: Colour | None
-    background: Colour
+    background: Colour | Path | str
+    soft_edges: bool
+
+    @classmethod
+    def of(
+        cls,
+        colour: str | Sequence[int],
+        opacity: float,
+        outline: int,
+        outline_colour: str | Sequence[int] | None,
+        background: str | Path | Sequence[int],
+        soft_edges: bool,
+    ) -> Look:
+        """From the settings of the writer.
+
+        Raises:
+            UserError: One is out of range.
+        """
+        if not 0 <= opacity <= 1:
+            raise UserError(f"writer.opacity is {opacity}; it must be from 0 to 1")
+        if outline < 0:
+            raise UserError(f"writer.outline is {outline}; it must not be negative")
+        return cls(
+            parse_colour(colour, "writer.colour"),
+            opacity,
+            outline,
+            None if outline_colour is None else parse_colour(outline_colour, "writer.outline_colour"),
+            parse_background(background, "writer.background"),
+            soft_edges,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, in plain values."""
+        found = self._asdict()
+        if isinstance(self.background, Path):
+            status = self.background.stat()
+            found["background"] = [self.background.name, status.st_size, status.st_mtime_ns]
+        return found
 
 
 class Target(NamedTuple):

@@ -39,4 +39,11 @@ def draw_soft(frame: SegmentedFrame, look: Look) -> np.ndarray:
 
 def draw_cutouts(frame: SegmentedFrame, look: Look) -> np.ndarray:
     """RGBA, transparent outside of the object."""
-    return draw_cutout(frame.image, frame.mask)
+    return draw_cutout(*object_of(frame, look))
+
+
+def object_of(frame: SegmentedFrame, look: Look) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (H, W, 3) and opacity (H, W) of the object, uint8; the same for all kinds with transparency."""
+    if look.soft_edges:
+        return frame.foreground, frame.alpha
+    return frame.image, draw_masks(frame, look)

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 from maskvos.inference.outputs.base import Draw, Look, Target
-from maskvos.inference.outputs.images import draw_soft
+from maskvos.inference.outputs.images import object_of
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.media.draw import draw_background, draw_fill, draw_overlay, side_by_side
+from maskvos.media.draw import draw_fill, draw_overlay, side_by_side
 from maskvos.media.encode import Codec, VideoWriter
+from maskvos.media.video import probe
 
 
 class Movie:
@@ -17,8 +18,10 @@ class Movie:
 
     def __init__(self, target: Target, draw: Draw, codec: Codec) -> None:
         self.times, self.look, self.draw = target.times, target.look, draw
-        sound = target.video.file if codec.sounds else None
-        self.writer = VideoWriter(target.path, target.times.rate, codec=codec, sound=sound)
+        source = target.video.file
+        display = None if source is None else probe(source).display
+        sound = source if codec.sounds else None
+        self.writer = VideoWriter(target.path, target.times.rate, codec=codec, sound=sound, display=display)
 
     def add(self, frame: SegmentedFrame) -> None:
         """See `Output`."""
@@ -45,18 +48,14 @@ def draw_side_by_side(frame: SegmentedFrame, look: Look) -> np.ndarray:
 
 
 def draw_matte(frame: SegmentedFrame, look: Look) -> np.ndarray:
-    """The probability in grey."""
-    return cv2.cvtColor(draw_soft(frame, look), cv2.COLOR_GRAY2RGB)
-
-
-def draw_on_background(frame: SegmentedFrame, look: Look) -> np.ndarray:
-    """The object on a background of one colour."""
-    return draw_background(frame.image, frame.mask, look.background)
+    """The transparency in grey."""
+    _, alpha = object_of(frame, look)
+    return cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB)
 
 
 def draw_alpha(frame: SegmentedFrame, look: Look) -> np.ndarray:
     """RGBA for editors."""
-    return draw_fill(frame.image, frame.mask)
+    return draw_fill(*object_of(frame, look))
 
 
 def draw_flow(flow: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
