@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -41,6 +44,23 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
     lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def progress_bar(*columns: str | ProgressColumn, unit: str = "frames", shown: bool = True) -> Progress:
+    """A progress bar on stderr, with done and total number and the time left; nothing where that is not a terminal.
+
+    Args:
+        columns: Columns after the description instead of bar, numbers and time left.
+        unit: What is counted.
+        shown: Show it.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    usual = (BarColumn(), TextColumn(f"{{task.completed}}/{{task.total}} {unit}"), TimeRemainingColumn(), "left")
+    shown = shown and (console.is_terminal or console.is_jupyter)
+    return Progress(TextColumn("{task.description}"), *(columns or usual), console=console, disable=not shown)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

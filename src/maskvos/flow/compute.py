@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
 from maskvos.environment import init_worker, parse_shard
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
+from maskvos.text import progress_bar
 from maskvos.types import Video
 
 # Frames per chunk: neighbouring frames share decoded images and one call to the estimator.
@@ -107,16 +107,8 @@ def compute_flows(
     random.Random().shuffle(chunks)
     loader = DataLoader(_Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     begin = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     results: list[_Result] = []
-    with Progress(*columns, disable=not progress) as bar:
+    with progress_bar(unit="maps", shown=progress) as bar:
         task = bar.add_task("flow", total=sum(len(chunk.frames) for chunk in chunks))
         for result in loader:
             results.append(result)

@@ -119,7 +119,7 @@ class VideoFolder:
     def _write_manifest(self, complete: bool, **more: Any) -> None:
         manifest = {
             "video": self.video.name,
-            "source": str(self.video.file or self.video.frames[0].image.parent),
+            "source": str(self.video.live or self.video.file or self.video.frames[0].image.parent),
             "input": self._fingerprint(),
             "frames": self.written,
             "size": [int(side) for side in self._size],
