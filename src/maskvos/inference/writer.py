@@ -41,7 +41,7 @@ ON_ERROR = ("skip", "fail")
 # Frames that may wait to be written; segmentation waits when writing is slower.
 _WAITING = 8
 # Number of videos that the summary lists one by one.
-_LISTED = 20
+_LISTED = 5
 
 
 class PredictionWriter:
