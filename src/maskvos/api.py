@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskvos.build import build
-from maskvos.data.datasets.folder import folder
+from maskvos.data.sources import expand, opened
 from maskvos.errors import UserError, nearest, require
 from maskvos.inference.engines import (
     PRECISIONS,
@@ -26,9 +26,10 @@ from maskvos.inference.engines import (
     check_precision,
     has_gpu,
 )
+from maskvos.inference.live import write_source
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
-from maskvos.inference.writer import PredictionWriter, write_predictions
+from maskvos.inference.writer import PredictionWriter
 from maskvos.types import Video
 from maskvos.weights import bundled
 from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
@@ -191,7 +192,8 @@ def segment(
     """Segment videos and write the results, as ``task=predict`` does.
 
     Args:
-        source: A movie, a folder of frames, or a folder of such.
+        source: A movie, a folder of frames or of such, a pattern, a web address, a stream, or the number of a camera,
+            see `maskvos.data.sources`.
         output: Folder for the results; ``<output>/<video>/masks/<frame>.png`` and so on, see `PredictionWriter`.
         model: A segmenter, or what `load` takes.
         kinds: What is written, names in `maskvos.inference.outputs.KINDS`: ``masks``, ``overlay``, ``cutout``, ...
@@ -212,7 +214,8 @@ def segment(
     segmenter = model if isinstance(model, Segmenter) else load(model)
     kinds = [kinds] if isinstance(kinds, str) else kinds
     made = PredictionWriter(output, kinds=kinds, existing=existing, settings=segmenter.settings, **writer)
-    write_predictions(segmenter, folder(source), made, progress)
+    with opened(*expand(str(source))) as found:
+        write_source(segmenter, found, made, progress)
     return made.metrics()
 
 

@@ -19,6 +19,7 @@ from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import check_flags, explain
 from maskvos.cli.launch import check_launch, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
+from maskvos.cli.terminal import log_to_terminal_only, remove_run
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
 from maskvos.errors import UserError
@@ -26,6 +27,9 @@ from maskvos.reports.sweep import write_result
 from maskvos.tasks import run_task
 
 __all__ = ["compose", "main", "run"]
+
+MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+"""Errors that are answered with one message instead of a traceback."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -55,9 +59,25 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     begin = time.monotonic()
-    metrics = run(complete(cfg, list(job.overrides.task), sweep))
-    if processes()[0] == 0:
-        write_result(Path(job.runtime.output_dir), metrics, time.monotonic() - begin)
+    folder = Path(job.runtime.output_dir)
+    chosen = any(override.startswith("hydra.run.dir") for override in job.overrides.hydra)
+    # What has a place of its own leaves nothing in runs/.
+    elsewhere = sweep is None and cfg.output is not None and not chosen and processes()[1] == 1
+    if elsewhere:
+        log_to_terminal_only()
+    try:
+        metrics = run(complete(cfg, list(job.overrides.task), sweep))
+    except MISTAKES as error:
+        if sweep is not None:
+            raise
+        # Ends here, since Hydra would add a line of its own to the message.
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if elsewhere:
+            remove_run(folder, Path(cfg.paths.runs))
+    if processes()[0] == 0 and not elsewhere:
+        write_result(folder, metrics, time.monotonic() - begin)
     return next((value for name, value in metrics.items() if name.startswith("best/")), None)
 
 
@@ -72,7 +92,7 @@ def main() -> None:
             return
         check_launch(sys.argv[1:])
         _hydra_main()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

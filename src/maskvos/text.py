@@ -1,10 +1,15 @@
-"""Plain text for terminals and files: tables, natural sort order, nested settings as dotted names."""
+"""Text for terminals and files: tables, progress bars, natural sort order, nested settings as dotted names."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -41,6 +46,49 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
     lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class _Count(ProgressColumn):
+    """``120/500 frames``, or ``120 frames`` where the length is not known."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{total} {task.fields.get('unit', 'frames')}")
+
+
+class _Left(TimeRemainingColumn):
+    """Time left; nothing where the length is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task).append(" left")
+
+
+def progress_bar(*columns: str | ProgressColumn, shown: bool = True) -> Progress:
+    """A progress bar on stderr, with done and total number and the time left; nothing where that is not a terminal.
+
+    What is counted is the field ``unit`` of a task, by default frames.
+
+    Args:
+        columns: Columns after the description instead of bar, numbers and time left.
+        shown: Show it.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        *(columns or (BarColumn(), _Count(), _Left())),
+        console=console,
+        disable=not (shown and (console.is_terminal or console.is_jupyter)),
+        speed_estimate_period=300,  # seconds; a step of a training may take half a minute
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for people: ``2.3 GB``, in powers of ten as disks have them."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -54,7 +54,7 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class Video:
-    """A sequence: either a list of frames (a folder of images) or one movie file.
+    """A sequence: a list of frames (a folder of images), one movie file, or what came from a live source.
 
     Attributes:
         name: Name of the sequence, unique within its dataset.
@@ -63,6 +63,7 @@ class Video:
         dataset: Name of the dataset that it comes from.
         category: Class of the main object, for benchmarks that average over classes.
         masks: How to read its mask files.
+        live: Address of the live source; None for what lies on disk.
 
     Raises:
         UserError: It has neither frames nor file, or both, or two frames of one name.
@@ -74,9 +75,10 @@ class Video:
     dataset: str = ""
     category: str | None = None
     masks: MaskRule = MaskRule()
+    live: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.file is None) == (not self.frames):
+        if sum((bool(self.frames), self.file is not None, self.live is not None)) != 1:
             raise UserError(f"video '{self.name}': expected either frames or a movie file; check its folder")
         names = [frame.name for frame in self.frames]
         if len(set(names)) != len(names):

@@ -75,11 +75,14 @@ def test_an_existing_folder_is_a_folder_whatever_its_name(command, tmp_path: Pat
     assert (tmp_path / "results.mov" / "clip" / "masks" / "00000.png").is_file()
 
 
-def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     clip = movie(tmp_path / "web" / "my clip.mp4", 2)
     standard = io.TextIOWrapper(io.BytesIO(clip.read_bytes()))
     monkeypatch.setattr(sys, "stdin", standard)
     command("-", "-o", "out", "--kinds", "masks")
+    standard.seek(0)
+    command("-", "-o", "out", "--kinds", "masks")  # what is complete is known by its content
+    assert "skipped 1" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "pipe" / "masks").iterdir())) == 2
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -91,6 +94,24 @@ def test_a_pipe_and_a_web_address(command, tmp_path: Path, monkeypatch: pytest.M
         finally:
             server.shutdown()
     assert len(list((tmp_path / "out" / "my clip" / "masks").iterdir())) == 2
+
+
+def test_a_live_pipe_is_segmented_as_it_comes_and_its_latency_is_printed(tmp_path: Path) -> None:
+    clip = movie(tmp_path / "clip.mp4", 12)
+    with av.open(str(clip)) as source, av.open(str(tmp_path / "clip.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    call = [sys.executable, "-c", "from maskvos.cli.command import main; main()", "-", "--live", "-o", "out"]
+    with (tmp_path / "clip.ts").open("rb") as pipe:
+        done = subprocess.run(call, cwd=tmp_path, stdin=pipe, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no bar where it is not seen
+    assert "latency from arrival to mask: median" in done.stdout
+    [masks] = (tmp_path / "out").glob("pipe_*/masks")
+    assert f"{len(list(masks.iterdir()))} frames" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -128,7 +149,7 @@ def test_the_suffix_of_the_output_says_what_is_written(
         (["clip.mp4", "-o", "out.mp4", "--kinds", "cutout"], "out.mp4 can be overlay or"),
         (["clpi.mp4"], "no file or folder clpi.mp4; did you mean 'clip.mp4'"),
         (["none/at/all.mp4"], "no file or folder none/at/all.mp4"),
-        (["rtsp://host/stream"], "rtsp://host/stream: cannot be opened"),
+        (["rtsp://host/stream"], "rtsp://host/stream: cannot be read"),
         (["clip.mp4", "sub/clip.mp4", "-o", "out"], "two sources are named 'clip'"),
         (["clip.mp4", "--kinds", "maks"], "did you mean 'masks'"),
         (["clip.mp4", "--threshold", "2"], "threshold"),

@@ -104,8 +104,28 @@ def test_what_is_ignored_is_logged_in_one_line(tmp_path: Path, caplog: pytest.Lo
         assert [video.name for video in folder(tmp_path)] == ["film"]
     [record] = caplog.records
     assert record.message.endswith(
-        "ignored empty (no images in it), notes.txt (neither an image nor a movie), pipe.mp4 (not a file)"
+        "ignored empty (no image or movie in it), notes.txt (neither an image nor a movie), pipe.mp4 (not a file)"
     )
+
+
+def test_videos_in_nested_folders_are_named_by_their_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("top.mp4", "2024/may/beach.mp4", "2024/june/beach.MOV", "2024/june/dog.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    fakes.write_folder(tmp_path / "2024" / "frames", frames=2)
+    fakes.write_frame(tmp_path / "2024" / "june" / "photo.jpg", 0)
+    (tmp_path / "2024" / "back").symlink_to(tmp_path)
+    fakes.write_folder(tmp_path / "2024" / "june" / "maskvos" / "dog" / "masks")
+    (tmp_path / "2024" / "june" / "maskvos" / "dog" / "manifest.json").touch()
+    with caplog.at_level(logging.INFO):
+        videos = folder(tmp_path)
+    names = ["2024/frames", "2024/june/beach", "2024/june/dog", "2024/may/beach", "top"]
+    assert [video.name for video in videos] == names
+    assert [len(video.frames) for video in videos] == [2, 0, 0, 0, 0]
+    [record] = caplog.records
+    assert "2024/back (a link to a folder above)" in record.message
+    assert "2024/june/maskvos/dog (results of maskvos)" in record.message
+    assert "1 image(s) of 2024/june (beside videos)" in record.message
 
 
 def test_folders_that_cannot_be_read_are_ignored(

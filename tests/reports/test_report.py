@@ -33,7 +33,7 @@ from maskvos.reports.callback import TestReport
 from maskvos.reports.curves import downsample
 from maskvos.reports.examples import EXAMPLES, Example, candidates, saved_masks
 from maskvos.reports.report import ROWS, about_run, write_report
-from maskvos.reports.scores import frame_score, main_measure
+from maskvos.reports.scores import brief, frame_score, main_measure
 from maskvos.run import compose, run
 from maskvos.tasks.common import plain
 from maskvos.tasks.lightning import build_data, build_module
@@ -415,3 +415,16 @@ def test_the_evaluate_task_writes_a_report(tmp_path: Path) -> None:
     assert "evaluation report" in page.text
     assert str(masks) in page.text
     assert page.all("img")
+
+
+def test_the_terminal_shows_the_worst_sequences_only() -> None:
+    summary = scores({f"clip{index}": 6 for index in range(7)}, seed=1)
+    lines = brief(summary).splitlines()
+    assert len(lines) < 10
+    assert lines[0].split()[:4] == ["worst", "of", "7", "Frames"]
+    worst = sorted(summary.sequences, key=lambda sequence: sequence.values["jf"])[:3]
+    assert [line.split()[0] for line in lines[2:5]] == [sequence.name for sequence in worst]
+    assert lines[6].startswith("mean over sequences")
+    assert summary.table().count("clip") == 7
+    few = scores({"a": 6, "b": 6}, seed=1)
+    assert brief(few).splitlines()[0].startswith("Sequence")

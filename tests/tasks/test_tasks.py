@@ -128,13 +128,19 @@ def test_predict_writes_masks_of_a_folder_under_the_frames_names(trained, data: 
 
 
 def test_progress_of_prediction_counts_frames(
-    trained, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = build(smoke(data, tmp_path).data.test)()[0].frames
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     given = [f"ckpt_path={checkpoint(trained[0])}", f"input={frames[0].image.parent}", f"output={tmp_path / 'out'}"]
     run(compose(["task=predict", *given], tmp_path))
     shown = "".join(capsys.readouterr())
     assert f"{len(frames)}/{len(frames)} frames" in shown
+    monkeypatch.delenv("FORCE_COLOR")
+    run(compose(["task=predict", *given, "writer.existing=overwrite"], tmp_path))
+    shown = capsys.readouterr()
+    assert shown.err == ""  # no bar in a file
+    assert "\x1b" not in shown.out
 
 
 def test_predict_reads_a_movie_of_odd_size(trained, data: Path, tmp_path: Path) -> None:

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import re
-import shutil
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from maskvos.cli.version import version_text
 from maskvos.environment import ended_by_sigterm
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.media.files import ensure_writable
-
-if TYPE_CHECKING:
-    from maskvos.types import Video
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
 _LONG_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-r", "--run", "-p", "-i", "-sc", "-cp", "-cn", "-cd")
 _PREFIXES = ("--hydra-", "--info", "--config", "--resolve", "--package", "--shell-completion", "--experimental")
-_WEB = ("http", "https")
 _FOLDER = "maskvos"  # name of the default output folder, beside a source
 _KINDS = "masks,overlay"
 # What a file is by default, by its suffix.
@@ -46,6 +36,7 @@ examples:
   maskvos clip.mp4 -o new.mp4 --background beach.jpg     or another movie, blur, a colour
   maskvos *.mov -o out --kinds cutout       transparent PNG images of several clips, in out/<clip>/cutout
   cat clip.mp4 | maskvos - -o out           a pipe
+  maskvos 0 -o out                          the first camera, until Ctrl-C; also rtsp://... and other streams
 
 With settings (KEY=VALUE), the command is that of the framework: maskvos task=train +experiment=swin_t trains,
 maskvos task=predict input=clip.mp4 output=out segments; python -m maskvos.run --help lists tasks and settings.
@@ -95,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add(
-        "sources", nargs="+", metavar="SOURCE", help="movie, image folder, folder of such, web address, or - for a pipe"
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="movie, image folder, folder of such, web or stream address, 0 for the camera, or - for a pipe",
     )
     add(
         "-o",
@@ -120,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="torchscript, pt2 (programs), or a package of yours",
     )
+    add("--live", action="store_true", help="read a pipe or web address as it comes, dropping frames to keep up")
     add("--overwrite", action="store_true", help="replace results that exist; by default complete ones are kept")
     add("--quiet", action="store_true", help="no progress bar, no summary")
     add("--version", action="store_true", help="version; with --verbose also packages and devices")
@@ -127,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _segment(options: argparse.Namespace) -> None:
+    from maskvos.data.sources import expand  # imports OpenCV, which --help does not need
+
     if options.background is not None and options.kinds is None:
         options.kinds = "background"
     with ExitStack() as stack:
@@ -136,9 +133,12 @@ def _segment(options: argparse.Namespace) -> None:
         if target is not None and target.suffix.lower() in _FILES and not target.is_dir():
             kinds = [_kind_of(target, options)]
             folder = Path(stack.enter_context(_beside(target)))
-        places = [place for source in options.sources for place in _places(source, folder, stack)]
+        groups: dict[Path, list[str]] = {}
+        for source in options.sources:
+            for name in expand(source):
+                groups.setdefault(folder or _beside_source(name), []).append(name)
         single = target if target is not folder else None
-        written = _write(places, kinds, options, single)
+        written = _write(groups, kinds, options, single)
         if single is not None:
             from maskvos.inference.outputs import KINDS
 
@@ -148,45 +148,43 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _write(
-    places: Sequence[tuple[Path, Path]], kinds: Sequence[str], options: argparse.Namespace, single: Path | None
+    groups: Mapping[Path, Sequence[str]], kinds: Sequence[str], options: argparse.Namespace, single: Path | None
 ) -> list[Path]:
-    """Segment each path into its folder; returns the folders of the videos, which are one if there is a single file."""
+    """Segment sources, by the folder of their results; returns the folders of the videos segmented now."""
     from maskvos.api import load
-    from maskvos.data.datasets.folder import folder
-    from maskvos.inference.writer import PredictionWriter, write_predictions
+    from maskvos.data.sources import opened
+    from maskvos.inference.live import write_source
+    from maskvos.inference.writer import PredictionWriter
     from maskvos.media.background import BLUR
 
-    groups: dict[Path, list[Video]] = {}
-    for path, output in places:
-        groups.setdefault(output, []).extend(folder(path))
-    for output, videos in groups.items():
-        _check_unique([video.name for video in videos], output)
-    count = sum(map(len, groups.values()))
-    if single is not None and count > 1:
-        raise UserError(f"-o {single}: is one file for {count} videos; give a folder")
-    segmenter = load(
-        options.weights,
-        device=options.device,
-        backend=options.backend,
-        threshold=options.threshold,
-        trust=options.trust,
-    )
-    existing = "overwrite" if options.overwrite else "resume"
-    failures = []
-    for output, videos in groups.items():
-        writer = PredictionWriter(
-            output, kinds, existing, background=options.background or BLUR, settings=segmenter.settings
+    with ExitStack() as stack:
+        found = {output: stack.enter_context(opened(*names, live=options.live)) for output, names in groups.items()}
+        count = sum(len(each) if isinstance(each, list) else 1 for each in found.values())
+        if single is not None and count > 1:
+            raise UserError(f"-o {single}: is one file for {count} videos; give a folder")
+        segmenter = load(
+            options.weights,
+            device=options.device,
+            backend=options.backend,
+            threshold=options.threshold,
+            trust=options.trust,
         )
-        try:
-            with ended_by_sigterm():
-                write_predictions(segmenter, videos, writer, progress=not options.quiet)
-        except UserError as error:
-            failures.append(str(error))
-        if not options.quiet and (writer.finished or writer.skipped) and single is None:
-            print(writer.summary())
+        existing = "overwrite" if options.overwrite else "resume"
+        failures, written = [], []
+        for output, source in found.items():
+            background = options.background or BLUR
+            writer = PredictionWriter(output, kinds, existing, background=background, settings=segmenter.settings)
+            try:
+                with ended_by_sigterm():
+                    write_source(segmenter, source, writer, progress=not options.quiet)
+            except UserError as error:
+                failures.append(str(error))
+            written += [output / name for name, _ in writer.finished]
+            if not options.quiet and (writer.finished or writer.skipped) and single is None:
+                print(writer.summary())
     if failures:
         raise UserError("\n".join(failures))
-    return [output / video.name for output, videos in groups.items() for video in videos]
+    return written
 
 
 def _kind_of(target: Path, options: argparse.Namespace) -> str:
@@ -214,48 +212,8 @@ def _beside(target: Path) -> Iterator[str]:
         yield folder
 
 
-def _places(source: str, output: Path | None, stack: ExitStack) -> Iterator[tuple[Path, Path]]:
-    """The files and folders of a source, each with the folder of its results."""
-    scheme = urlsplit(source).scheme
-    if source == "-" or scheme in _WEB:
-        yield stack.enter_context(_fetched(source)), output or Path(_FOLDER)
-        return
-    path = Path(source).expanduser()
-    if os.path.lexists(path):
-        found = [path]
-    elif found := [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]:
-        pass
-    elif "://" in source:
-        raise UserError(f"{source}: cannot be opened; give a file, an address of {' or '.join(_WEB)}, or - for a pipe")
-    else:
-        parent = path.parent if path.parent.is_dir() else Path()
-        raise UserError(f"no file or folder {source}; {nearest(path.name, os.listdir(parent))}")
-    for each in found:
-        yield each, output or each.absolute().parent / _FOLDER
+def _beside_source(source: str) -> Path:
+    """The folder of a source's results where none is given: beside a file, for what is no file in the current one."""
+    from maskvos.data.sources import is_file
 
-
-@contextmanager
-def _fetched(source: str) -> Iterator[Path]:
-    """The movie behind a web address or in the pipe, as a temporary file of the same name."""
-    name = "pipe" if source == "-" else Path(unquote(urlsplit(source).path)).name or "download"
-    with tempfile.TemporaryDirectory(prefix="maskvos-") as folder:
-        path = Path(folder) / name
-        try:
-            with path.open("wb") as file:
-                if source == "-":
-                    shutil.copyfileobj(sys.stdin.buffer, file)
-                else:
-                    with urllib.request.urlopen(source, timeout=30) as response:
-                        shutil.copyfileobj(response, file)
-        except (urllib.error.URLError, OSError) as error:
-            raise UserError(f"{source}: cannot be read ({error}); check the address, or give a file") from error
-        yield path
-
-
-def _check_unique(names: Sequence[str], output: Path) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"two sources are named '{name}', and both would be written to {output / name}; rename one, or "
-                "segment them into different folders (-o)"
-            )
+    return Path(source).absolute().parent / _FOLDER if is_file(source) else Path(_FOLDER)

@@ -11,9 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from maskvos.data.dataset import read_mask
 from maskvos.data.datasets.listing import ExtraDataWarning, ListingError
 from maskvos.environment import cores
@@ -21,7 +18,7 @@ from maskvos.errors import UserError
 from maskvos.flow.codec import read_flow
 from maskvos.flow.store import FlowStore
 from maskvos.media.images import read_image
-from maskvos.text import table
+from maskvos.text import progress_bar, table
 from maskvos.types import Frame, Video
 
 SPLITS = ("train", "val", "test")
@@ -160,9 +157,10 @@ def _check_split(
     report = SplitReport(split, videos=len(videos), flow=0 if flow.cache or flow.estimator is None else None)
     jobs = [(video, index) for video in videos for index in range(len(video.frames))]
     read = pool.map(lambda job: _read(job[0], job[1], flow), jobs)
-    results = iter(track(read, split, len(jobs), console=Console(stderr=True), transient=True))
-    for video in videos:
-        _add_video(report, video, list(itertools.islice(results, len(video.frames))), problems)
+    with progress_bar() as bar:
+        results = bar.track(read, len(jobs), description=split)
+        for video in videos:
+            _add_video(report, video, list(itertools.islice(results, len(video.frames))), problems)
     return report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -17,6 +17,7 @@ from maskvos.errors import UserError
 from maskvos.flow.base import FlowOf, stream_flow
 from maskvos.flow.store import FlowStore
 from maskvos.media.images import read_image
+from maskvos.media.live import LiveSource
 from maskvos.media.video import Reading, probe, read_video, variable_timestamps
 from maskvos.types import Video
 
@@ -33,16 +34,16 @@ class FrameTimes(NamedTuple):
     """
 
     rate: Fraction
-    uneven: list[Fraction] | None = None
+    uneven: Sequence[Fraction | float] | None = None
 
     def at(self, index: int) -> Fraction:
         """Seconds of a frame after the first one."""
         if self.uneven is None:
             return index / self.rate
         if index < len(self.uneven):
-            return self.uneven[index]
+            return Fraction(self.uneven[index])
         # A decoder may yield more frames than the container lists; they follow at the average rate.
-        return self.uneven[-1] + (index - len(self.uneven) + 1) / self.rate
+        return Fraction(self.uneven[-1]) + (index - len(self.uneven) + 1) / self.rate
 
 
 def times_of(video: Video, rate: Fraction | float = FRAME_RATE) -> FrameTimes:
@@ -58,6 +59,11 @@ def times_of(video: Video, rate: Fraction | float = FRAME_RATE) -> FrameTimes:
     if video.file is None:
         return FrameTimes(Fraction(rate).limit_denominator(100_000))
     return FrameTimes(probe(video.file).fps, variable_timestamps(video.file))
+
+
+def live_times(source: LiveSource) -> FrameTimes:
+    """When the frames of a live source are shown: as they arrive."""
+    return FrameTimes(source.rate, source.times)
 
 
 def read_frames(video: Video, reading: Reading | None = None) -> Iterator[np.ndarray]:
@@ -157,15 +163,16 @@ class FrameStream:
         With forward flow over one frame that is when the next frame has come; with backward flow there is no delay.
 
         Args:
-            frames: Each (H, W, 3) uint8 RGB, all of one size.
-            rate: Frames per second.
+            frames: Each (H, W, 3) uint8 RGB, all of one size; a `LiveSource` also says when they arrived.
+            rate: Frames per second, where the frames do not say it.
 
         Raises:
             UserError: A frame has another shape or dtype, the rate is out of range, or flow is precomputed.
         """
         if not 0 < rate <= 1000:
             raise UserError(f"frame_rate={rate}; it must be above 0 and at most 1000")
-        yield from self._stream(None, map(_checked, frames), FrameTimes(Fraction(rate)), _numbers())
+        times = live_times(frames) if isinstance(frames, LiveSource) else FrameTimes(Fraction(rate))
+        yield from self._stream(None, map(_checked, frames), times, _numbers())
 
     def _stream(
         self, video: Video | None, frames: Iterator[np.ndarray], times: FrameTimes, names: Iterator[str]

@@ -162,13 +162,22 @@ def write_flow(path: Path | str, flow: np.ndarray) -> None:
     if flow.ndim != 3 or flow.shape[2] != 2 or 0 in flow.shape:
         raise UserError(f"flow for {path}: shape {flow.shape}; expected (H, W, 2) with at least one pixel")
     suffix = path.suffix.lower()
-    if suffix == ".flo":
-        size = np.array([flow.shape[1], flow.shape[0]], "<i4")
-        write_bytes(path, _FLO_MAGIC + size.tobytes() + np.ascontiguousarray(flow, "<f4").tobytes())
-    elif suffix == ".png":
-        write_bytes(path, encode_png(encode_kitti(flow)))
-    else:
+    if suffix not in (".flo", ".png"):
         raise UserError(f"flow {path}: unsupported extension '{suffix}'; choose .flo or .png")
+    write_bytes(path, encode_flow(flow, suffix))
+
+
+def encode_flow(flow: np.ndarray, suffix: str) -> bytes:
+    """The content of a flow file.
+
+    Args:
+        flow: (H, W, 2) float, pixels, x then y.
+        suffix: ``.flo`` or ``.png``.
+    """
+    if suffix == ".png":
+        return encode_png(encode_kitti(flow))
+    size = np.array([flow.shape[1], flow.shape[0]], "<i4")
+    return _FLO_MAGIC + size.tobytes() + np.ascontiguousarray(flow, "<f4").tobytes()
 
 
 def encode_png(rgb: np.ndarray) -> bytes:

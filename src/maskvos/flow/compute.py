@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
 from maskvos.environment import init_worker, parse_shard
 from maskvos.errors import UserError
 from maskvos.flow.store import FlowStore
+from maskvos.text import progress_bar, size_text
 from maskvos.types import Video
 
 # Frames per chunk: neighbouring frames share decoded images and one call to the estimator.
 _CHUNK = 8
+# Maps by which the size of all is judged.
+_SAMPLES = 5
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def compute_flows(
         Counts, errors and wall time.
 
     Raises:
-        UserError: The store has no estimator or no cache, the cache is not writable, or the shard is invalid.
+        UserError: The store has no estimator or no cache, the cache is not writable, the disk is too small, or the
+            shard is invalid.
     """
     store.folder()  # raises if a setting is missing
     if store.estimator is not None:
@@ -104,20 +111,13 @@ def compute_flows(
         workers = 0 if store.estimator.on_gpu else workers
     index, count = parse_shard(shard)
     chunks = list(_chunks(videos, store))[index::count]
+    _check_disk(videos, store, chunks)
     random.Random().shuffle(chunks)
     loader = DataLoader(_Jobs(videos, store, chunks), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     begin = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     results: list[_Result] = []
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("flow", total=sum(len(chunk.frames) for chunk in chunks))
+    with progress_bar(shown=progress) as bar:
+        task = bar.add_task("flow", total=sum(len(chunk.frames) for chunk in chunks), unit="maps")
         for result in loader:
             results.append(result)
             bar.advance(task, result.computed + result.reused + len(result.problems))
@@ -128,6 +128,41 @@ def compute_flows(
         movies=tuple(str(video.file) for video in videos if video.file is not None),
         seconds=time.monotonic() - begin,
     )
+
+
+def _check_disk(videos: Sequence[Video], store: FlowStore, chunks: Sequence[_Chunk]) -> None:
+    """Log how much disk space the missing maps will take, judged by a few of them.
+
+    Raises:
+        UserError: That is more than there is.
+    """
+    folder = store.folder().absolute()
+    maps = sum(len(chunk.frames) for chunk in chunks)
+    places = {(chunk.video, chunk.direction) for chunk in chunks}
+    missing = max(0, maps - sum(store.count(videos[number], direction) for number, direction in places))
+    some = chunks[:: max(1, len(chunks) // _SAMPLES)] if missing else []
+    sizes = [size for chunk in some if (size := _bytes(videos, store, chunk))]
+    if not sizes:
+        return
+    disk = next(place for place in (folder, *folder.parents) if place.exists())
+    needed, free = missing * sum(sizes) // len(sizes), shutil.disk_usage(disk).free
+    log.info("flow: %d of %d maps to compute, about %s in %s", missing, maps, size_text(needed), folder)
+    if needed > free:
+        remedy = "" if store.format == "png" else ", or flow.format=png, which takes a ninth"
+        raise UserError(
+            f"flow.cache={store.cache}: {missing} maps take about {size_text(needed)}, and {size_text(free)} are free; "
+            f"make room, or choose another disk{remedy}"
+        )
+
+
+def _bytes(videos: Sequence[Video], store: FlowStore, chunk: _Chunk) -> int | None:
+    """Size of the first map of a chunk; None if its images cannot be read, which is reported later."""
+    uncached = copy.copy(store)
+    uncached.cache = None
+    try:
+        return store.bytes_of(uncached.load(videos[chunk.video], chunk.frames[0], chunk.direction))
+    except UserError:
+        return None
 
 
 def _chunks(videos: Sequence[Video], store: FlowStore) -> Iterator[_Chunk]:

@@ -18,7 +18,7 @@ import numpy as np
 from maskvos import __version__
 from maskvos.errors import UserError, nearest
 from maskvos.flow.base import FlowEstimator, FlowOf, check_direction, partner, stream_flow, zero_flow
-from maskvos.flow.codec import decode_kitti, encode_kitti, is_whole, read_flow, write_flow
+from maskvos.flow.codec import decode_kitti, encode_flow, encode_kitti, is_whole, read_flow, write_flow
 from maskvos.media.files import write_bytes
 from maskvos.media.images import read_image
 from maskvos.types import Frame, Video
@@ -30,6 +30,7 @@ FORMATS = ("png", "flo")
 
 # Bytes from the middle of an image file that are hashed to identify it.
 _SAMPLE = 16384
+_WHEEL = ".wheel.png"
 
 
 class FlowStore:
@@ -52,7 +53,7 @@ class FlowStore:
             negated forward flow).
         gap: Distance between the two frames, in frames.
         both_directions: Precomputing a dataset computes both directions.
-        format: File format of the cache, see `FORMATS`.
+        format: File format of new files in the cache, see `FORMATS`; those that exist in the other one are used.
         save_images: Also save each cached flow map as an image with Middlebury colour coding (``.wheel.png``).
         max_flow: For precomputed colour-coded flow: magnitude in pixels of a fully saturated colour, which such an
             image does not store.
@@ -68,7 +69,7 @@ class FlowStore:
         direction: str = "forward",
         gap: int = 1,
         both_directions: bool = False,
-        format: str = "flo",
+        format: str = "png",
         save_images: bool = False,
         max_flow: float = 1.0,
     ) -> None:
@@ -162,7 +163,7 @@ class FlowStore:
         for index in indices:
             self._frame(video, index)
             path = self.path(video, index, direction) if self.cache else None
-            found = None if path is None else _read_cached(path)
+            found = None if path is None else _read_cached(_existing(path))
             if found is None:
                 missing[index] = path
             else:
@@ -185,7 +186,7 @@ class FlowStore:
             UserError: There is no cache, or an image cannot be read.
         """
         path = self.path(video, index, direction)
-        return is_whole(path) and (not self.save_images or _image_path(path).exists())
+        return is_whole(_existing(path)) and (not self.save_images or _image_path(path).exists())
 
     def stream(
         self, video: Video, frames: Iterable[np.ndarray], direction: str | None = None
@@ -222,7 +223,7 @@ class FlowStore:
         name = (
             f"{_filename(video.frames[index].name)}-{hashlib.sha256(content.encode()).hexdigest()[:10]}.{self.format}"
         )
-        return self.folder(direction) / _filename(video.dataset or "videos") / _filename(video.name) / name
+        return self._folder_of(video, direction) / name
 
     def folder(self, direction: str | None = None) -> Path:
         """Cache folder for these settings.
@@ -234,11 +235,23 @@ class FlowStore:
             raise UserError("flow.cache: not set; give a folder for computed flow (flow.cache=<folder>)")
         return self.cache / self.estimator.fingerprint / f"{self._direction(direction)}-gap{self.gap}"
 
+    def count(self, video: Video, direction: str | None = None) -> int:
+        """Number of maps of a video in the cache, whether whole or outdated; reads no file."""
+        names = (path.name for path in self._folder_of(video, direction).glob("[!.]*"))
+        return sum(1 for name in names if name.endswith((".png", ".flo")) and not name.endswith(_WHEEL))
+
+    def bytes_of(self, flow: np.ndarray) -> int:
+        """Size of a flow map's file in the format of the cache."""
+        return len(encode_flow(flow, f".{self.format}"))
+
     @property
     def directions(self) -> tuple[str, ...]:
         """Directions that precomputing a dataset computes."""
         other = "backward" if self.direction == "forward" else "forward"
         return (self.direction, other) if self.both_directions else (self.direction,)
+
+    def _folder_of(self, video: Video, direction: str | None) -> Path:
+        return self.folder(direction) / _filename(video.dataset or "videos") / _filename(video.name)
 
     def _direction(self, direction: str | None) -> str:
         if direction is None:
@@ -338,8 +351,14 @@ def _read_cached(path: Path) -> np.ndarray | None:
         return None
 
 
+def _existing(path: Path) -> Path:
+    """The file of a map, in the other format if it is only there in that."""
+    other = path.with_suffix(".flo" if path.suffix == ".png" else ".png")
+    return other if not path.exists() and other.exists() else path
+
+
 def _image_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.wheel.png")
+    return path.with_name(f"{path.stem}{_WHEEL}")
 
 
 def _filename(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from maskvos.data.datasets.folder import RESULTS
 from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS, Look, Output, Target
@@ -19,7 +20,7 @@ from maskvos.media.files import ensure_writable, remove_partial, write_bytes
 from maskvos.media.video import Reading
 from maskvos.types import Video
 
-MANIFEST = "manifest.json"
+MANIFEST = RESULTS
 
 
 class VideoFolder:
@@ -33,7 +34,9 @@ class VideoFolder:
     """
 
     def __init__(self, output: Path, video: Video, settings: Mapping[str, Any], look: Look) -> None:
-        if Path(video.name).name != video.name or video.name in ("", ".."):
+        # The name of a video in nested folders is a path; none leads out of the output folder.
+        name = Path(video.name)
+        if not name.parts or name.anchor or not all(part.strip(".") for part in name.parts):
             raise UserError(f"video '{video.name}': its name cannot be that of a folder in {output}; rename it")
         self.video = video
         self.path = output / video.name
@@ -116,7 +119,7 @@ class VideoFolder:
     def _write_manifest(self, complete: bool, **more: Any) -> None:
         manifest = {
             "video": self.video.name,
-            "source": str(self.video.file or self.video.frames[0].image.parent),
+            "source": str(self.video.live or self.video.file or self.video.frames[0].image.parent),
             "input": self._fingerprint(),
             "frames": self.written,
             "size": [int(side) for side in self._size],

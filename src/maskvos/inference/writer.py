@@ -22,8 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, nearest
@@ -35,6 +34,7 @@ from maskvos.media.background import BLUR
 from maskvos.media.draw import RED
 from maskvos.media.files import ensure_writable, locked, remove_partial
 from maskvos.media.video import Reading, probe
+from maskvos.text import progress_bar
 from maskvos.types import Video
 
 EXISTING = ("resume", "overwrite", "error")
@@ -42,7 +42,7 @@ ON_ERROR = ("skip", "fail")
 # Frames that may wait to be written; segmentation waits when writing is slower.
 _WAITING = 8
 # Number of videos that the summary lists one by one.
-_LISTED = 20
+_LISTED = 5
 
 
 class PredictionWriter:
@@ -112,6 +112,7 @@ class PredictionWriter:
         self.finished: list[tuple[str, int]] = []
         self.skipped = 0
         self.failed: dict[str, str] = {}
+        self.notes: list[str] = []
         self._queue = _Queue()
         self._current: VideoFolder | None = None
 
@@ -247,7 +248,7 @@ class PredictionWriter:
         lines += [f"  {self.output / name}: {places} ({frames} frames)" for name, frames in self.finished[:_LISTED]]
         if len(self.finished) > _LISTED:
             lines.append(f"  ... and {len(self.finished) - _LISTED} more")
-        return "\n".join([*lines, f"results: {self.output}"])
+        return "\n".join([*lines, *self.notes, f"results: {self.output}"])
 
     def _folder(self, video: Video) -> VideoFolder:
         return VideoFolder(self.output, video, self.settings, self.look)
@@ -272,11 +273,10 @@ def write_predictions(
     Raises:
         UserError: Videos cannot be read, the others are written; or results cannot be written.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} frames"))
     left, listed = writer.pending(videos), videos if listed is None else listed
     with (
         writer,
-        Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar,
+        progress_bar(shown=progress) as bar,
         contextlib.closing(writer.claim(left)) as claimed,
     ):
         task = bar.add_task("", visible=False)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # Encoders rarely let more frames than these refer to a later one.
 _HELD = 8
-_DEFAULT_RATE = Fraction(25)
+DEFAULT_RATE = Fraction(25)
 # Codes of ITU-T H.273 for the matrix.
 _BT709, _UNKNOWN, _BT601, _BT2020 = 1, 2, 6, 9
 _MATRICES = (_BT709, 5, _BT601, _BT2020)  # 5 is that of PAL, equal to BT.601
@@ -109,17 +109,31 @@ def read_video(path: str | Path, reading: Reading | None = None) -> Iterator[np.
     size: tuple[int, int] | None = None
     for picture in _pictures(path, reading):
         size = size or (picture.width, picture.height)
-        matrix = None if picture.colorspace != _UNKNOWN else _usual_matrix(picture)
-        rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1], src_colorspace=matrix)
-        turns = _turns(picture)
         reading.frames += 1
-        yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+        yield to_rgb(picture, size)
     if size is None:
         raise _no_frame(path)
     reading.expected = max(reading.expected or 0, reading.frames)
     reading.ended = True
     if reading.problem:
         log.warning("%s is damaged: %s", path, reading.problem)
+
+
+def to_rgb(picture: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Convert a decoded frame as it is displayed.
+
+    Args:
+        picture: The frame.
+        size: Width and height to which it is scaled before the display rotation, pixels; by default its own.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    width, height = size or (picture.width, picture.height)
+    matrix = None if picture.colorspace != _UNKNOWN else _usual_matrix(picture)
+    rgb = picture.to_ndarray(format="rgb24", width=width, height=height, src_colorspace=matrix)
+    turns = _turns(picture)
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -129,7 +143,7 @@ def probe(path: str | Path) -> VideoInfo:
         UserError: As in `read_video`.
     """
     with _open(Path(path)) as container:
-        stream = _video_stream(container, Path(path))
+        stream = video_stream(container, Path(path))
         picture = next(_decode(container, stream, Path(path), Reading()), None)
         if picture is None:
             raise _no_frame(Path(path))
@@ -139,7 +153,7 @@ def probe(path: str | Path) -> VideoInfo:
         return VideoInfo(
             width=width,
             height=height,
-            fps=_rate(stream),
+            fps=frame_rate(stream),
             frames=stream.frames or None,
             seconds=None if seconds is None else float(seconds),
             codec=stream.codec_context.name,
@@ -161,7 +175,7 @@ def variable_timestamps(path: str | Path) -> list[Fraction] | None:
         UserError: The file is missing or not a video.
     """
     with _open(Path(path)) as container:
-        stream = _video_stream(container, Path(path))
+        stream = video_stream(container, Path(path))
         try:
             ticks = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.error.FFmpegError as error:
@@ -189,7 +203,12 @@ def _open(path: Path) -> InputContainer:
         ) from error
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+def video_stream(container: InputContainer, path: Path | str) -> VideoStream:
+    """The first video of a file or stream; ``path`` is for messages.
+
+    Raises:
+        UserError: There is none, FFmpeg cannot decode it, or its frames are too large.
+    """
     # Cover art of an audio file is also a video stream, of one image.
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
@@ -214,7 +233,7 @@ def _pictures(path: Path, reading: Reading) -> Iterator[av.VideoFrame]:
     count = 0
     for threads in (True, False):
         with _open(path) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             stream.thread_type = "AUTO" if threads else "NONE"
             held: deque[av.VideoFrame] = deque()
             try:
@@ -268,7 +287,7 @@ def _decode(
 
 def _expected(container: InputContainer, stream: VideoStream, end: int) -> int | None:
     """Number of frames that the file says it has, if its packets end (in ticks) clearly before the time it says."""
-    base, rate = stream.time_base or Fraction(0), _rate(stream)
+    base, rate = stream.time_base or Fraction(0), frame_rate(stream)
     if stream.duration:
         missing = (stream.duration + (stream.start_time or 0) - end) * base
     else:  # Matroska says when the last frame ends
@@ -316,11 +335,12 @@ def _turns(picture: av.VideoFrame) -> int:
     return round(picture.rotation / 90) % 4
 
 
-def _rate(stream: VideoStream) -> Fraction:
+def frame_rate(stream: VideoStream) -> Fraction:
+    """Frames per second that a stream states, else `DEFAULT_RATE`."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 0 < rate <= 1000:
             return Fraction(rate)
-    return _DEFAULT_RATE
+    return DEFAULT_RATE
 
 
 def _no_frame(path: Path) -> UserError:

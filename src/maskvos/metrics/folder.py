@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maskvos.environment import cores
 from maskvos.errors import UserError, nearest
@@ -24,6 +22,7 @@ from maskvos.metrics import layout
 from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol, VideoScores, check_unique
 from maskvos.metrics.reading import Kind, image_size, read_prediction, read_truth
 from maskvos.metrics.results import FrameScore, Summary
+from maskvos.text import progress_bar
 
 if TYPE_CHECKING:
     from maskvos.types import MaskRule, Video
@@ -317,7 +316,6 @@ def _threads(count: int) -> Iterator[Callable[..., Iterable[list[_Outcome]]]]:
 @contextmanager
 def _bar(total: int, shown: bool) -> Iterator[Callable[[], None]]:
     """Progress bar on stderr; yields a function that advances it by one."""
-    columns = [TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with progress_bar(shown=shown) as bar:
         task = bar.add_task("scoring", total=total)
         yield lambda: bar.advance(task)

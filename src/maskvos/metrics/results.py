@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,18 @@ class Summary:
         rows_are = "objects" if self.protocol["objects"] == "match" else "sequences"
         return f"mean over {rows_are if self.protocol['average'] == 'sequences' else self.protocol['average']}"
 
-    def table(self) -> str:
-        """Text table in the official DAVIS layout: one row per sequence, then the mean, then `account`."""
+    def table(self, worst: Sequence[SequenceScore] | None = None) -> str:
+        """Text table in the official DAVIS layout: one row per sequence, then the mean, then `account`.
+
+        Args:
+            worst: The sequences to list if not all, the worst first.
+        """
         names = list(self.overall)
-        rows = [["Sequence", "Frames", *(TITLES.get(name, name) for name in names)]]
-        rows += [[sequence.name, str(sequence.frames), *_cells(sequence.values, names)] for sequence in self.sequences]
+        few = worst is not None and len(worst) < len(self.sequences)
+        first = f"worst of {len(self.sequences)}" if few else "Sequence"
+        rows = [[first, "Frames", *(TITLES.get(name, name) for name in names)]]
+        shown = self.sequences if worst is None else worst
+        rows += [[sequence.name, str(sequence.frames), *_cells(sequence.values, names)] for sequence in shown]
         means = [(f"class {name}", values) for name, values in self.classes.items()]
         means += [*self.also.items(), (self.mean_of, self.overall)]
         last = len(rows)

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from maskvos.data.dataset import FrameDataset
 from maskvos.reports.examples import predicted_masks
 from maskvos.reports.report import about_run, write_report
-from maskvos.reports.scores import speed
+from maskvos.reports.scores import brief, speed
 from maskvos.training.module import SegmentationModule
 from maskvos.types import Video
 
@@ -63,11 +63,11 @@ class TestReport(Callback):
             _device_name(module.device, trainer.world_size),
         )
         source = predicted_masks(trainer, module, self.dataset, module.test_metric.protocol)
-        print(summary.table())
+        print(brief(summary))
         print(f"tested {about['frames']} frames in {seconds:.1f} s, {speed(about['frames'] / seconds)} frames/s")
         summary = dataclasses.replace(summary, run=about)
         page = write_report(summary, self.folder, source, progress=trainer.progress_bar_callback is not None)
-        print(f"scores: {self.folder}\nreport: {page}")
+        print(f"report: {page}")
 
 
 def _device_name(device: torch.device, processes: int) -> str:

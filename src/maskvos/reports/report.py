@@ -14,8 +14,6 @@ from typing import Any
 
 import jinja2
 import yaml
-from rich.console import Console
-from rich.progress import Progress
 
 from maskvos.environment import versions
 from maskvos.media.draw import FALSE_NEGATIVE, FALSE_POSITIVE
@@ -24,6 +22,7 @@ from maskvos.metrics.results import Summary
 from maskvos.reports import plots, scores
 from maskvos.reports.curves import Series, draw_bars, draw_curves, page_curves, series_of
 from maskvos.reports.examples import EXAMPLES, ExampleSource, example_figures
+from maskvos.text import progress_bar
 from maskvos.types import Video
 
 PAGE = "report.html"
@@ -89,8 +88,8 @@ def write_report(
             plots.save(figure, folder / name)
     examples = []
     if source is not None and main:
-        with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
-            task = bar.add_task("drawing the worst and best frames", total=2 * EXAMPLES)
+        with progress_bar(shown=progress) as bar:
+            task = bar.add_task("drawing examples", total=2 * EXAMPLES)
             examples = example_figures(summary.frames, main, source, lambda: bar.advance(task))
     page = render(
         "report.html",

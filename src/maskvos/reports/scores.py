@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from maskvos.metrics.results import TITLES, FrameRow, SequenceScore
+from maskvos.metrics.results import TITLES, FrameRow, SequenceScore, Summary
 
 SHOWN: tuple[str, ...] = ("j", "f")
 """Measures in curves and captions, where the protocol scores them."""
@@ -41,6 +41,13 @@ def ranked(sequences: Iterable[SequenceScore], measure: str) -> list[SequenceSco
         return math.isnan(value), sign * value
 
     return sorted(sequences, key=key)
+
+
+def brief(summary: Summary, worst: int = 3) -> str:
+    """The table of scores for a terminal, with the worst sequences only."""
+    main = main_measure(summary.overall)
+    scored = [sequence for sequence in ranked(summary.sequences, main) if main in sequence.values]
+    return summary.table(scored[::-1][:worst])
 
 
 def head_and_tail(rows: Sequence[Any], count: int) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from maskvos.errors import UserError
 from maskvos.metrics.folder import evaluate_folder
 from maskvos.reports.examples import saved_masks
 from maskvos.reports.report import about_run, write_report
+from maskvos.reports.scores import brief
 from maskvos.tasks.common import plain
 from maskvos.tasks.lightning import build_data
-
-log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -34,8 +32,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     summary = evaluate_folder(cfg.predictions, videos, protocol, cfg.missing)
     scored, seconds = sum(1 for row in summary.frames if row.values), time.perf_counter() - begin
     about = about_run("evaluate", plain(cfg), videos, scored, seconds, str(cfg.predictions), "cpu")
-    print(summary.table())
+    print(brief(summary))
     show = saved_masks(cfg.predictions, videos, protocol)
     page = write_report(dataclasses.replace(summary, run=about), output, show, progress=True)
-    log.info("scores: %s\nreport: %s", output, page)
+    print(f"report: {page}")
     return {f"evaluate/{name}": value for name, value in summary.overall.items()}

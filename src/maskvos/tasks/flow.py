@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from omegaconf import DictConfig
 
 from maskvos.errors import UserError
 from maskvos.flow.compute import compute_flows
 from maskvos.tasks.lightning import build_data
-
-log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -26,8 +22,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     splits = [split for split, source in datamodule.sources.items() if source is not None]
     videos = [video for split in splits for video in datamodule.videos(split)]
     summary = compute_flows(videos, datamodule.flow, cfg.shard, datamodule.num_workers)
-    print(summary)
+    print(f"{summary}\ncache: {datamodule.flow.folder()}")
     if summary.problems:
         raise UserError(f"task=flow: {len(summary.problems)} problem(s), listed above; fix these files and re-run")
-    log.info("flow: %s", datamodule.flow.folder())
     return {"flow/computed": summary.computed, "flow/reused": summary.reused, "flow/frames_per_second": summary.rate}

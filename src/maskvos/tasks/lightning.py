@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -25,6 +26,8 @@ from maskvos.types import Video
 from maskvos.weights.checkpoint import load_weights
 from maskvos.weights.config import without_pretrained
 
+for name in ("pytorch_lightning", "lightning_fabric"):  # tips, restated defaults and devices; importing them sets INFO
+    logging.getLogger(name).setLevel(logging.WARNING)
 # Lightning's use of torch's internals.
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 # Not so: the samplers of this project resume within an epoch.

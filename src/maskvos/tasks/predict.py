@@ -8,13 +8,15 @@ from omegaconf import DictConfig
 
 from maskvos.api import load
 from maskvos.build import build
-from maskvos.data.datasets.folder import folder
+from maskvos.data.sources import expand, opened
 from maskvos.environment import ended_by_sigterm, parse_shard, processes
 from maskvos.errors import UserError
 from maskvos.inference.archive import share
 from maskvos.inference.engines import check_precision
-from maskvos.inference.writer import write_predictions
+from maskvos.inference.live import write_source
+from maskvos.media.live import LiveSource
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
+from maskvos.types import Video
 from maskvos.weights.config import InferenceConfig
 
 
@@ -25,10 +27,14 @@ def run(cfg: DictConfig) -> dict[str, float]:
         Numbers of frames and videos, and frames per second.
     """
     if cfg.input is None:
-        raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
+        raise UserError("task=predict: nothing to segment; give input=<movie | folder | pattern | address | camera>")
     check_hardware(cfg)
     check_precision(cfg.trainer.precision)
-    videos = folder(str(cfg.input))
+    with opened(*expand(str(cfg.input))) as source:
+        return _predict(cfg, source)
+
+
+def _predict(cfg: DictConfig, source: list[Video] | LiveSource) -> dict[str, float]:
     segmenter = load(
         require_checkpoint(cfg),
         device=str(cfg.trainer.accelerator),
@@ -42,10 +48,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
     output = cfg.output or Path(cfg.paths.run) / "predictions"
     writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
     (shard, shards), (rank, count) = parse_shard(cfg.shard), processes()
-    mine = share(videos, shard * count + rank, shards * count)
+    videos = None if isinstance(source, LiveSource) else source
+    mine = source if videos is None else share(videos, shard * count + rank, shards * count)
     try:
         with ended_by_sigterm():
-            write_predictions(segmenter, mine, writer, cfg.trainer.enable_progress_bar, videos)
+            write_source(segmenter, mine, writer, cfg.trainer.enable_progress_bar, videos)
     except BaseException:
         if writer.finished or writer.skipped:  # that much has been done
             print(writer.summary())

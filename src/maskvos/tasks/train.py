@@ -61,9 +61,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
 def _summarise(trainer: pl.Trainer, seconds: float) -> dict[str, float]:
     metrics = metrics_of(trainer)
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("val/"))
     took = timedelta(seconds=round(seconds))
-    log.info("trained to epoch %d, step %d in %s: %s", trainer.current_epoch, trainer.global_step, took, shown)
+    log.info("trained to epoch %d, step %d in %s", trainer.current_epoch, trainer.global_step, took)
+    titles = {"val/jf": "J&F", "val/j": "J", "val/f": "F", "val/loss": "loss"}
+    if shown := [f"{title} {metrics[name]:.3f}" for name, title in titles.items() if name in metrics]:
+        log.info("validation: %s", ", ".join(shown))
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)

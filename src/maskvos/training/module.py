@@ -131,7 +131,12 @@ class SegmentationModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Log the parameter groups."""
         if self.optimizer is not None and self.trainer.is_global_zero:
-            log.info("parameters:\n%s", group_table(self.trainer.optimizers[0], self.network))
+            groups = self.trainer.optimizers[0].param_groups
+            count = sum(parameter.numel() for group in groups for parameter in group["params"])
+            rates = {group.get("initial_lr", group["lr"]) for group in groups}
+            shown = " to ".join(f"{rate:.3g}" for rate in sorted({min(rates), max(rates)}))
+            log.info("training %s parameters in %d groups, learning rate %s", f"{count:,}", len(groups), shown)
+            log.debug("parameters:\n%s", group_table(self.trainer.optimizers[0], self.network))
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Keep activation checkpointing from updating batch norm statistics twice, as blocks run again in backward."""
