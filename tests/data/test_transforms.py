@@ -232,8 +232,9 @@ def test_masks_are_resized_to_the_nearest_pixel(size: tuple[int, int]) -> None:
     rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(size, mask.shape, strict=True))
     expected = mask[rows.astype(int)[:, None], columns.astype(int)]
     np.testing.assert_array_equal(resize_mask(mask, size), expected)
-    rgb, flow = np.zeros((30, 50, 3), np.uint8), np.zeros((30, 50, 2), np.float32)
+    rgb, flow = np.full((30, 50, 3), 255, np.uint8), np.zeros((30, 50, 2), np.float32)
     out = Transform(size)(rgb, flow, mask)
+    assert (out["rgb"] == 1).all()
     assert out["mask"].dtype == out["rgb"].dtype == out["flow"].dtype == torch.float32
     np.testing.assert_array_equal(out["mask"].numpy(), expected[None])
 
@@ -283,6 +284,12 @@ def test_flow_of_another_size_is_resized_to_the_frame() -> None:
     out = Transform(SIZE, [HorizontalFlip(p=1)])(first, half, seed=0)
     assert out["flow"].shape == (2, *SIZE)
     np.testing.assert_allclose(out["flow"][0].numpy(), -5, atol=1e-4)
+    # Also before a crop, whose coordinates are those of the frame.
+    first, _, flow = clip("zoom", 0)
+    crop = Transform(SIZE, [RandomResizedCrop(size=(40, 60), scale=(0.2, 0.3), p=1)])
+    smaller = resize_flow(flow, (SIZE[0] // 2, SIZE[1] // 2))
+    expected, out = (crop(first, one, seed=0)["flow"] for one in (flow, smaller))
+    torch.testing.assert_close(out, expected, atol=0.2, rtol=0)
 
 
 def test_inputs_are_not_modified() -> None:
@@ -296,7 +303,8 @@ def test_inputs_are_not_modified() -> None:
 
 
 def test_geometric_transforms_without_flow_support_are_rejected() -> None:
-    with pytest.raises(UserError, match="VerticalFlip is a geometric transform"):
+    remedy = r"VerticalFlip is a geometric transform .*; use one of maskvos\.data\.transforms, or a colour transform$"
+    with pytest.raises(UserError, match=remedy):
         Transform(SIZE, [A.VerticalFlip()])
     with pytest.raises(UserError, match="Transpose is a geometric transform"):
         Transform(SIZE, [A.OneOf([HorizontalFlip(), A.Transpose()])])
