@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def blocks(text: str, *languages: str) -> list[Block]:
         if not languages or language in languages:
             found.append(Block(language, "\n".join(lines) + "\n"))
     return found
+
+
+def code_blocks(text: str) -> list[str]:
+    """The Python blocks of a reStructuredText file, in order."""
+    found = re.findall(r"^\.\. code-block:: python\n\n((?:(?:   .*)?\n)+)", text, flags=re.MULTILINE)
+    return [textwrap.dedent(block).strip() + "\n" for block in found]
 
 
 def prose(text: str) -> str:

@@ -19,6 +19,8 @@ from maskvos.data.transforms import (
     TimeReversal,
     Transform,
     resize_flow,
+    resize_mask,
+    scaled,
 )
 from maskvos.errors import UserError
 from maskvos.synthetic.clips import generate_clip
@@ -161,6 +163,89 @@ def test_flow_noise_and_dropout_keep_the_frame() -> None:
     assert not gone["flow"].any()
 
 
+def test_flow_noise_has_the_stated_deviation() -> None:
+    flow = np.full((64, 96, 2), 3, np.float32)
+    transform = FlowNoise(std=0.5, p=1)
+    deviations = []
+    for seed in range(40):
+        transform.set_random_seed(seed)
+        noisy = transform.apply_to_flow(flow)
+        assert noisy.dtype == np.float32
+        deviations.append(np.std(noisy - flow))
+    # Drawn from [0, 0.5], before it is interpolated.
+    assert max(deviations) < 0.6
+    assert 0.1 < np.mean(deviations) < 0.3
+    assert min(deviations) < 0.05
+
+
+@pytest.mark.parametrize(("size", "cells"), [((15, 15), (1, 1)), ((33, 15), (2, 1)), ((15, 33), (1, 2))])
+def test_flow_noise_is_interpolated_from_a_grid(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    transform = FlowNoise(std=1, grid=16, p=1)
+    transform.set_random_seed(1)
+    noise = transform.apply_to_flow(np.zeros((*size, 2), np.float32))
+    assert not np.allclose(noise[..., 0], noise[..., 1])
+    for axis, count in enumerate(cells):  # one cell along an axis: constant along it
+        assert np.allclose(np.ptp(noise, axis=axis), 0, atol=1e-5) == (count == 1)
+
+
+def dropped_boxes(transform: FlowDropout, size: tuple[int, int], seeds: int) -> list[list[tuple[int, ...]]]:
+    """For each seed the connected regions of dropped vectors: left, top, width, height, area."""
+    boxes = []
+    for seed in range(seeds):
+        transform.set_random_seed(seed)
+        dropped = (transform.apply_to_flow(np.ones((*size, 2), np.float32)) == 0).all(-1)
+        stats = cv2.connectedComponentsWithStats(dropped.astype(np.uint8))[2]
+        boxes.append([tuple(box) for box in stats[1:].tolist()])
+    return boxes
+
+
+def test_flow_dropout_draws_rectangles_up_to_its_size() -> None:
+    boxes = dropped_boxes(FlowDropout(holes=1, size=0.2, whole=0, p=1), (50, 80), 400)
+    assert {len(one) for one in boxes} == {1}
+    left, top, width, height, area = np.array([one[0] for one in boxes]).T
+    assert (area == width * height).all()
+    assert (width.min(), width.max(), height.min(), height.max()) == (1, 16, 1, 10)
+    assert (left.min(), top.min(), (left + width).max(), (top + height).max()) == (0, 0, 80, 50)
+
+
+def test_flow_dropout_draws_the_number_of_rectangles_and_whole_fields() -> None:
+    several = [len(one) for one in dropped_boxes(FlowDropout(holes=3, size=0.04, whole=0, p=1), (100, 100), 150)]
+    assert all(several.count(holes) > 30 for holes in (1, 2, 3))
+    assert sum(several.count(holes) for holes in (1, 2, 3)) == len(several)
+    areas = [one[0][-1] for one in dropped_boxes(FlowDropout(whole=0.25, p=1), (20, 30), 400)]
+    assert 0.15 < areas.count(20 * 30) / 400 < 0.35
+
+
+def test_augmentation_without_a_seed_continues() -> None:
+    first, _, flow = clip("rotation", 1)
+    transform = Transform(SIZE, [FlowNoise(std=2, p=1)])
+    a, b = transform(first, flow, seed=5), transform(first, flow)
+    assert not torch.equal(a["flow"], b["flow"])
+    again = transform(first, flow, seed=5), transform(first, flow)
+    assert torch.equal(again[0]["flow"], a["flow"])
+    assert torch.equal(again[1]["flow"], b["flow"])
+
+
+@pytest.mark.parametrize("size", [(7, 9), (30, 50), (97, 13)])
+def test_masks_are_resized_to_the_nearest_pixel(size: tuple[int, int]) -> None:
+    mask = (np.random.default_rng(0).random((30, 50)) < 0.5).astype(np.uint8)
+    rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(size, mask.shape, strict=True))
+    expected = mask[rows.astype(int)[:, None], columns.astype(int)]
+    np.testing.assert_array_equal(resize_mask(mask, size), expected)
+    rgb, flow = np.full((30, 50, 3), 255, np.uint8), np.zeros((30, 50, 2), np.float32)
+    out = Transform(size)(rgb, flow, mask)
+    assert (out["rgb"] == 1).all()
+    assert out["mask"].dtype == out["rgb"].dtype == out["flow"].dtype == torch.float32
+    np.testing.assert_array_equal(out["mask"].numpy(), expected[None])
+
+
+def test_scaled_sizes_are_multiples_of_the_largest_stride() -> None:
+    assert scaled((50, 70), 1) == (50, 70)
+    assert scaled((480, 864), 0.5) == (256, 448)
+    assert scaled((480, 864), 1.25) == (608, 1088)
+    assert scaled((64, 96), 0.01) == (32, 32)
+
+
 def test_augmentation_is_deterministic_for_a_seed() -> None:
     first, _, flow = clip("rotation", 1)
     mask = (flow[..., 0] > 0).astype(np.uint8)
@@ -199,6 +284,12 @@ def test_flow_of_another_size_is_resized_to_the_frame() -> None:
     out = Transform(SIZE, [HorizontalFlip(p=1)])(first, half, seed=0)
     assert out["flow"].shape == (2, *SIZE)
     np.testing.assert_allclose(out["flow"][0].numpy(), -5, atol=1e-4)
+    # Also before a crop, whose coordinates are those of the frame.
+    first, _, flow = clip("zoom", 0)
+    crop = Transform(SIZE, [RandomResizedCrop(size=(40, 60), scale=(0.2, 0.3), p=1)])
+    smaller = resize_flow(flow, (SIZE[0] // 2, SIZE[1] // 2))
+    expected, out = (crop(first, one, seed=0)["flow"] for one in (flow, smaller))
+    torch.testing.assert_close(out, expected, atol=0.2, rtol=0)
 
 
 def test_inputs_are_not_modified() -> None:
@@ -212,12 +303,18 @@ def test_inputs_are_not_modified() -> None:
 
 
 def test_geometric_transforms_without_flow_support_are_rejected() -> None:
-    with pytest.raises(UserError, match="VerticalFlip is a geometric transform"):
+    remedy = r"VerticalFlip is a geometric transform .*; use one of maskvos\.data\.transforms, or a colour transform$"
+    with pytest.raises(UserError, match=remedy):
         Transform(SIZE, [A.VerticalFlip()])
     with pytest.raises(UserError, match="Transpose is a geometric transform"):
         Transform(SIZE, [A.OneOf([HorizontalFlip(), A.Transpose()])])
-    with pytest.raises(UserError, match="height and width"):
-        Transform([512])
+
+
+@pytest.mark.parametrize("size", [[512], [0, 5], [5, 0], [3, 4, 5]])
+def test_sizes_are_two_positive_numbers(size: list[int]) -> None:
+    with pytest.raises(UserError, match="expected height and width in pixels"):
+        Transform(size)
+    assert Transform([1, 2]).size == (1, 2)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.5])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchvision.utils import flow_to_image
 
 from maskvos.errors import UserError
-from maskvos.flow.codec import decode_kitti, encode_kitti, read_flow, rgb_to_flow, write_flow
+from maskvos.flow.codec import decode_kitti, encode_kitti, encode_png, is_whole, read_flow, rgb_to_flow, write_flow
 from maskvos.flow.colours import flow_to_rgb, flow_to_rgb_tensor, write_flow_image
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -193,6 +193,44 @@ def test_flo_file_layout(tmp_path: Path) -> None:
 def test_unknown_vectors_in_flo_are_zero(tmp_path: Path) -> None:
     write_flow(tmp_path / "a.flo", np.array([[[1e10, 0.0], [np.nan, 1.0], [2.0, 3.0]]], np.float32))
     assert read_flow(tmp_path / "a.flo").tolist() == [[[0.0, 0.0], [0.0, 0.0], [2.0, 3.0]]]
+    for flow in ([[[1.0, -1e10], [2.0, 3.0]]], [[[1.0, 1e10], [2.0, 3.0]]]):
+        write_flow(tmp_path / "b.flo", np.array(flow, np.float32))
+        assert read_flow(tmp_path / "b.flo").tolist() == [[[0.0, 0.0], [2.0, 3.0]]]
+    largest = [[[1e9, -1e9], [2.0, 3.0]], [[-1e10, 0.0], [2.0, 3.0]]]  # the largest known vector, and an unknown one
+    write_flow(tmp_path / "c.flo", np.array(largest, np.float32))
+    assert read_flow(tmp_path / "c.flo").tolist() == [largest[0], [[0.0, 0.0], [2.0, 3.0]]]
+
+
+@pytest.mark.parametrize("name", ["a.flo", "A.FLO", "a.png", "A.PNG"])
+def test_partial_files_are_not_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for size in ((1, 1), (3, 5)):
+        write_flow(path, random_flow(0, *size))
+        assert is_whole(path)
+        whole = path.read_bytes()
+        for partial in (*(whole[:length] for length in range(len(whole))), whole + b"\0"):
+            path.write_bytes(partial)
+            assert not is_whole(path)
+    path.unlink()
+    assert not is_whole(path)
+    path.mkdir()
+    assert not is_whole(path)
+
+
+@pytest.mark.parametrize("name", ["a.flo", "A.FLO", "a.png", "A.PNG"])
+def test_any_array_of_vectors_is_written(tmp_path: Path, name: str) -> None:
+    flow = np.round(random_flow(0, 6, 4) * 64) / 64
+    for array in (flow.astype(np.float64), flow.astype(">f4"), np.asfortranarray(flow), flow[::-1][::-1]):
+        write_flow(tmp_path / "new" / name, array)
+        assert read_flow(tmp_path / "new" / name).tolist() == flow.tolist()
+
+
+def test_alpha_of_a_colour_coded_image_is_ignored(tmp_path: Path) -> None:
+    rgb = flow_to_rgb(random_flow(3, 8, 9))
+    for name, order in (("rgb.png", [2, 1, 0]), ("rgba.png", [2, 1, 0, 0])):
+        cv2.imwrite(str(tmp_path / name), rgb[..., order])
+        np.testing.assert_array_equal(read_flow(tmp_path / name, 5.0), rgb_to_flow(rgb, 5.0))
+    np.testing.assert_array_equal(read_flow(tmp_path / "rgb.png"), rgb_to_flow(rgb))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +240,9 @@ def test_unknown_vectors_in_flo_are_zero(tmp_path: Path) -> None:
         ("a.flo", b"JUNKJUNKJUNKJUNK", "no .flo header"),
         ("a.flo", b"PIEH" + np.array([4, 4], "<i4").tobytes(), "4x4 pixels"),
         ("a.flo", b"PIEH" + np.array([-4, 4], "<i4").tobytes(), "-4x4 pixels"),
+        ("a.flo", b"PIEH" + np.array([0, 4], "<i4").tobytes(), "0x4 pixels, 12 bytes, but the file has 12"),
+        ("a.flo", b"PIEH" + np.array([4, 0], "<i4").tobytes(), "4x0 pixels"),
+        ("a.flo", b"PIEH" + np.array([1, 1], "<i4").tobytes(), "1x1 pixels, 20 bytes, but the file has 12"),
         ("a.png", b"", "0 bytes"),
         ("a.png", b"not a picture", "cannot be decoded"),
         ("a.tiff", b"", "extension '.tiff'"),
@@ -222,7 +263,14 @@ def test_misuse_is_rejected(tmp_path: Path) -> None:
         read_flow(tmp_path / "grey.png")
     with pytest.raises(UserError, match=r"choose \.flo or \.png"):
         write_flow(tmp_path / "a.jpg", random_flow(0))
-    with pytest.raises(UserError, match="expected"):
-        write_flow(tmp_path / "a.flo", np.zeros((4, 4, 3), np.float32))
+    for shape in ((4, 4, 3), (4, 4), (0, 4, 2), (4, 0, 2)):
+        with pytest.raises(UserError, match=r"a\.flo: shape .* expected \(H, W, 2\)"):
+            write_flow(tmp_path / "a.flo", np.zeros(shape, np.float32))
     with pytest.raises(UserError, match=r"choose \.png"):
         write_flow_image(tmp_path / "a.jpg", random_flow(0))
+
+
+def test_an_image_that_cannot_be_encoded_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, None))
+    with pytest.raises(UserError, match="could not encode a 5x4 PNG"):
+        encode_png(np.zeros((4, 5, 3), np.uint8))

@@ -6,6 +6,7 @@ import csv
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def test_equals_a_naive_implementation(pair, tolerance):
     assert F.jaccard(prediction, truth) == region
     assert F.boundary_f(prediction, truth, tolerance) == contour
     assert F.jaccard_and_boundary_f(prediction, truth, tolerance) == (region, contour)
+    assert F.boundary(truth).dtype == bool
     np.testing.assert_array_equal(F.boundary(truth), naive_boundary(truth))
 
 
@@ -114,14 +116,21 @@ def test_a_shift_within_the_tolerance_scores_1(mask, shift):
     assert F.boundary_f(np.roll(mask, shift, axis=1), mask, tolerance=8) == 1
 
 
-def test_boundary_iou_by_hand():
-    # Two 10x10 squares side by side by 5; the border of width 1 has 36 pixels, and the rings cross.
-    a, b = np.zeros((40, 30), bool), np.zeros((40, 30), bool)
+@pytest.mark.parametrize(
+    ("size", "options", "width"),
+    [((40, 30), {}, 1), ((60, 80), {}, 2), ((60, 80), {"dilation": 0.03}, 3), ((60, 80), {"dilation": 0.001}, 1)],
+)
+def test_boundary_iou_by_hand(size, options, width):
+    # Two 10x10 squares side by side by 5, whose rings cross; the diagonals are 50 and 100 pixels long.
+    a, b = np.zeros(size, bool), np.zeros(size, bool)
     a[10:20, 5:15] = b[10:20, 10:20] = True
     ring_a, ring_b = a.copy(), b.copy()
-    ring_a[11:19, 6:14] = ring_b[11:19, 11:19] = False
-    assert F.boundary_iou(a, b) == (ring_a & ring_b).sum() / (ring_a | ring_b).sum()
-    # The image border is a contour of the object, too.
+    ring_a[10 + width : 20 - width, 5 + width : 15 - width] = False
+    ring_b[10 + width : 20 - width, 10 + width : 20 - width] = False
+    assert F.boundary_iou(a, b, **options) == (ring_a & ring_b).sum() / (ring_a | ring_b).sum()
+
+
+def test_the_image_border_is_a_contour_in_boundary_iou():
     full = np.ones((40, 30), bool)
     inner = full.copy()
     inner[0] = inner[-1] = inner[:, 0] = inner[:, -1] = False
@@ -161,12 +170,13 @@ def test_recall_counts_nan_and_exactly_one_half_as_misses():
     assert F.series_recall(series) == 0.5
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("statistic", [F.series_mean, F.series_recall, F.series_decay])
 def test_statistics_of_nothing_are_nan_without_a_warning(statistic):
-    assert math.isnan(statistic(np.array([])))
-    if statistic is not F.series_recall:  # there, nan counts as below
-        assert math.isnan(statistic(np.full(8, np.nan)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(statistic(np.array([])))
+        if statistic is not F.series_recall:  # there, nan counts as below
+            assert math.isnan(statistic(np.full(8, np.nan)))
 
 
 def test_series_of_lower_precision_are_computed_in_float64():
@@ -249,6 +259,12 @@ def test_matching_is_one_to_one_and_optimal():
     chosen, pairs = F.match_objects(region, region)
     assert chosen.tolist() == [1, 0]
     np.testing.assert_allclose(pairs, region[:, :, 0])
+
+
+def test_a_missing_scipy_is_reported_where_objects_are_matched(monkeypatch):
+    monkeypatch.setattr("maskvos.errors.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^matching objects: the package 'scipy' is not installed"):
+        F.match_objects(np.ones((1, 1, 1)), np.ones((1, 1, 1)))
 
 
 def test_does_not_import_torch():

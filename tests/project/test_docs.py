@@ -22,7 +22,7 @@ from maskvos.synthetic.clips import generate_clip
 from maskvos.tasks import TASKS
 from maskvos.weights import bundled
 from maskvos.weights.config import read_config
-from pages import FILES, ROOT, Block, anchors, blocks, code, commands, links, overrides
+from pages import FILES, ROOT, Block, anchors, blocks, code, code_blocks, commands, links, overrides
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
 COMMANDS = sorted({(name, tuple(command)) for name, text in TEXTS.items() for command in commands(text)})
@@ -177,6 +177,20 @@ def test_python_of_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (block,) = snippets(TEXTS["docs/evaluation.md"])
     exec(block.text, {})
     assert "1.000" in capsys.readouterr().out
+
+
+def test_the_examples_of_the_reference_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(tmp_path / "my_clip.mp4", fps=24) as movie:
+        for image in generate_clip(7, 2, (120, 216)).rgb:
+            movie.write(image)
+    examples = code_blocks((ROOT / "docs/reference.rst").read_text())
+    assert len(examples) == 9
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(example, names)
+    assert names["logits"].shape == (1, 1, *names["sample"]["rgb"].shape[1:])
+    assert (tmp_path / "mirrored.mp4").is_file()
 
 
 def test_the_examples_of_the_api_run_in_order(

@@ -15,7 +15,7 @@ import pytest
 
 import maskvos
 from browser import SIZES, opened
-from pages import ROOT, blocks
+from pages import ROOT, blocks, code_blocks
 
 SITE = ROOT / "site" / "html"
 REFERENCE = (ROOT / "docs" / "reference.rst").read_text()
@@ -85,6 +85,16 @@ def test_the_reference_has_the_public_names() -> None:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("maskvos"):
                     named |= {f"{node.module}.{alias.name}" for alias in node.names}
         assert {name for name in named if not {name, defined(name)} & listed} == set(), page
+
+
+def test_every_public_name_has_an_example_that_runs() -> None:
+    guides = [(ROOT / "docs" / f"{page}.md").read_text() for page in ("api", "evaluation", "extending")]
+    examples = code_blocks(REFERENCE) + [block.text for text in guides for block in blocks(text, "python")]
+    listed = re.findall(
+        r"^\.\. (?:auto|py:)(?:function|class|exception|data):: ([\w.]+)", REFERENCE, flags=re.MULTILINE
+    )
+    assert len(listed) > 40
+    assert [name for name in listed if not re.search(rf"\b{name.rpartition('.')[2]}\b", "".join(examples))] == []
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])

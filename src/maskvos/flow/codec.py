@@ -134,16 +134,17 @@ def is_whole(path: Path) -> bool:
     """Whether a file that `write_flow` writes exists and is complete, by its length or end; reads a few bytes only."""
     try:
         with path.open("rb") as file:
-            header = file.read(12)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(-min(size, 12), os.SEEK_END)
+            header, size = file.read(12), file.seek(0, os.SEEK_END)
+            if size < 20:  # one vector in .flo; any PNG is longer
+                return False
+            file.seek(-12, os.SEEK_END)
             end = file.read()
     except OSError:
         return False
     if path.suffix.lower() != ".flo":
         return end == _PNG_END
-    width, height = np.frombuffer(header, "<i4", offset=4) if len(header) == 12 else (0, 0)
-    return len(header) == 12 and size == 12 + 8 * int(width) * int(height)
+    width, height = np.frombuffer(header, "<i4", offset=4)
+    return size == 12 + 8 * int(width) * int(height)
 
 
 def write_flow(path: Path | str, flow: np.ndarray) -> None:
@@ -212,6 +213,6 @@ def _decode_flo(path: Path, data: bytes) -> np.ndarray:
             "delete it and compute it again"
         )
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
-    if not max(flow.max(), -flow.min()) < _FLO_UNKNOWN:  # also true for nan
-        flow[~(np.abs(flow) < _FLO_UNKNOWN).all(-1)] = 0.0
+    if not max(flow.max(), -flow.min()) <= _FLO_UNKNOWN:  # also true for nan
+        flow[~(np.abs(flow) <= _FLO_UNKNOWN).all(-1)] = 0.0
     return flow
