@@ -14,10 +14,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import check_flags, explain
-from maskvos.cli.launch import check_launch, check_nested_launch, check_overrides
+from maskvos.cli.launch import check_files, check_launch, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
@@ -71,8 +72,9 @@ def main() -> None:
             print(text)
             return
         check_launch(sys.argv[1:])
+        check_files(sys.argv[1:])
         _hydra_main()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

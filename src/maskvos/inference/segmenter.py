@@ -25,6 +25,7 @@ from maskvos.inference.postprocess import resize_logits, sigmoid
 from maskvos.inference.tta import TTA
 from maskvos.media.images import resize_image
 from maskvos.media.video import Reading
+from maskvos.settings.table import check_settings
 from maskvos.types import Video
 
 T = TypeVar("T")
@@ -100,10 +101,7 @@ class Segmenter:
         threshold: float = 0.5,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-        if not 0 <= threshold < 1:
-            raise UserError(f"threshold is {threshold}; it must be at least 0 and below 1")
+        check_settings({"threshold": threshold, "data": {"size": size, "eval_batch_size": batch_size}})
         self.engine = engine
         self.size = (int(size[0]), int(size[1]))
         self.tta = tta or TTA()

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.inference.archive import write_table
 from maskvos.inference.outputs import KINDS, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
@@ -34,10 +34,9 @@ from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.draw import GREEN, RED, Colour
 from maskvos.media.files import ensure_writable, locked, remove_partial
 from maskvos.media.video import Reading, probe
+from maskvos.settings.table import check_settings
 from maskvos.types import Video
 
-EXISTING = ("resume", "overwrite", "error")
-ON_ERROR = ("skip", "fail")
 # Frames that may wait to be written; segmentation waits when writing is slower.
 _WAITING = 8
 # Number of videos that the summary lists one by one.
@@ -81,26 +80,9 @@ class PredictionWriter:
     ) -> None:
         if output is None or not str(output):
             raise UserError("no output folder; give output=<folder>")
-        for kind in kinds:
-            if kind not in KINDS:
-                raise UserError(f"writer.kinds: unknown kind '{kind}'; {nearest(kind, KINDS)}")
-        if not kinds:
-            raise UserError(f"writer.kinds is empty; choose from {', '.join(KINDS)}")
-        if existing not in EXISTING:
-            raise UserError(f"writer.existing: invalid value '{existing}'; {nearest(existing, EXISTING)}")
-        if on_error not in ON_ERROR:
-            raise UserError(f"writer.on_error: invalid value '{on_error}'; {nearest(on_error, ON_ERROR)}")
-        if not 0 <= opacity <= 1:
-            raise UserError(f"writer.opacity is {opacity}; it must be from 0 to 1")
-        colours = {"colour": colour, "outline_colour": outline_colour or RED, "background": background}
-        for name, value in colours.items():
-            if len(value) != 3 or not all(0 <= c <= 255 for c in value):
-                raise UserError(f"writer.{name} is {list(value)}; give red, green and blue from 0 to 255")
-        if outline < 0 or not 0 < frame_rate <= 1000:
-            raise UserError(
-                f"writer: outline={outline}, frame_rate={frame_rate}; the outline must not be negative, and the rate "
-                "above 0 and at most 1000"
-            )
+        given = {"kinds": kinds, "existing": existing, "on_error": on_error, "opacity": opacity, "outline": outline}
+        given |= {"colour": colour, "outline_colour": outline_colour, "background": background}
+        check_settings({**given, "frame_rate": frame_rate}, "writer")
         self.output = Path(output).expanduser()
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.existing = existing

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from maskvos.environment import cores
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.metrics import layout
 from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol, VideoScores, check_unique
 from maskvos.metrics.reading import Kind, image_size, read_prediction, read_truth
 from maskvos.metrics.results import FrameScore, Summary
+from maskvos.settings.table import check_settings
 
 if TYPE_CHECKING:
     from maskvos.types import MaskRule, Video
@@ -119,8 +120,7 @@ def evaluate_folder(
         UserError: The folder does not exist or contains no sequence, there are mismatches with ``missing="fail"`` (all
             are listed), or the masks are not in the format that the protocol expects.
     """
-    if missing not in get_args(Missing):
-        raise UserError(f"missing={missing}: invalid value; {nearest(str(missing), get_args(Missing))}")
+    check_settings(missing, "missing")
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: must be at least 1; leave it out for one per CPU core")
     protocol = protocol or Protocol("davis2016", trim="both")

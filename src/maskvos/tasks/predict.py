@@ -12,7 +12,6 @@ from maskvos.data.datasets.folder import folder
 from maskvos.environment import ended_by_sigterm, parse_shard, processes
 from maskvos.errors import UserError
 from maskvos.inference.archive import share
-from maskvos.inference.engines import check_precision
 from maskvos.inference.writer import write_predictions
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
 from maskvos.weights.config import InferenceConfig
@@ -27,7 +26,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
     check_hardware(cfg)
-    check_precision(cfg.trainer.precision)
     videos = folder(str(cfg.input))
     segmenter = load(
         require_checkpoint(cfg),
