@@ -22,7 +22,7 @@ from maskvos.cli.launch import check_files, check_launch, check_nested_launch, c
 from maskvos.cli.quoting import quote_texts
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
-from maskvos.errors import UserError
+from maskvos.errors import UserError, out_of_memory
 from maskvos.reports.sweep import write_result
 from maskvos.tasks import run_task
 
@@ -76,6 +76,11 @@ def main() -> None:
         _hydra_main()
     except (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: the memory is full ({str(error)[:120]}); lower data.batch_size or data.size", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
-from maskvos.errors import UserError
+from maskvos.errors import UserError, out_of_memory
 from maskvos.inference.archive import write_table
 from maskvos.inference.outputs import KINDS, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
@@ -290,7 +290,9 @@ def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Pr
     frames = segmenter.stream_video(video, times, reading)
     try:
         writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
-    except MemoryError as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise UserError(
             f"video '{video.name}': the memory is full; close other programs, lower data.eval_batch_size, or resize it"
         ) from error

@@ -19,7 +19,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from maskvos.errors import UserError
+from maskvos.errors import UserError, out_of_memory
 from maskvos.media.encode import VideoWriter
 from maskvos.media.images import check_size
 
@@ -104,7 +104,12 @@ def read_video(path: str | Path, reading: Reading | None = None) -> Iterator[np.
     size: tuple[int, int] | None = None
     for picture in _pictures(path, reading):
         size = size or (picture.width, picture.height)
-        rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
+        try:
+            rgb = picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
+        except (av.error.FFmpegError, ValueError) as error:
+            if out_of_memory(error):
+                raise
+            raise UserError(f"the video {path} cannot be converted to RGB ({error}); convert it to H.264") from error
         turns = _turns(picture)
         reading.frames += 1
         yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
