@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-project test-browser test-all test-lowest test-install coverage lint format typecheck \
-	docs mutants check lock build release clean
+	docs mutants fuzz check lock build release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ build: $(READY)  ## build wheel and source distribution in dist/
 EMPTY := build/empty
 TRY := cd $(EMPTY) && bin/maskvos --version --verbose && bin/maskvos +experiment=smoke --cfg job > job.yaml && bin/python -c \
 	'import maskvos, numpy; print(next(maskvos.load().stream([numpy.zeros((96, 160, 3), "uint8")] * 2)).mask.shape)'
+
+fuzz: $(READY)  ## wrong input and faults without end, or SECONDS=..., or CASES=... of each kind; KINDS=... chooses
+	@$(BIN)/python tests/campaign $(KINDS) --rounds $(if $(CASES),1 --cases $(CASES),0) $(if $(SECONDS),--seconds $(SECONDS))
 
 mutants: $(READY)  ## change the code in many small ways, and list the changes that no test notices; hours. MUTANTS=...: a pattern of names
 	@$(BIN)/mutmut run --max-children 2 $(MUTANTS)

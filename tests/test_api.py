@@ -129,7 +129,7 @@ def test_results_of_other_weights_or_thresholds_are_not_mixed(clip: Clip, tmp_pa
         ({"device": "gpu7x", "backend": "onnx"}, "device=gpu7x"),
         ({"precision": "bf15"}, "'bf16'"),
         ({"backend": "onxx"}, "'onnx'"),
-        ({"threshold": 2}, "threshold is 2"),
+        ({"threshold": 2}, "threshold=2"),
         ({"backend": "pt2"}, r"backend=pt2: .*light\.safetensors is a checkpoint; export it first"),
     ],
 )

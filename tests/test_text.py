@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from maskvos.text import markdown_table, table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskvos.text import cell, markdown_table, table, uncell
+
+
+@given(st.text(st.sampled_from("'=+-@a \t"), max_size=4))
+def test_no_cell_is_a_formula_and_each_is_read_back(text: str) -> None:
+    assert not cell(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert uncell(cell(text)) == text
+    assert cell(1.5) == 1.5
 
 
 def test_markdown_table() -> None:

@@ -17,19 +17,12 @@ from typing import TYPE_CHECKING, Any
 from maskvos.build import build
 from maskvos.data.sources import expand, opened
 from maskvos.errors import UserError, nearest, require
-from maskvos.inference.engines import (
-    PRECISIONS,
-    Engine,
-    OnnxEngine,
-    OpenVINOEngine,
-    check_engine,
-    check_precision,
-    has_gpu,
-)
+from maskvos.inference.engines import Engine, OnnxEngine, OpenVINOEngine, check_engine, has_gpu
 from maskvos.inference.live import write_source
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
 from maskvos.inference.writer import PredictionWriter
+from maskvos.settings.table import PRECISIONS, check_settings
 from maskvos.types import Video
 from maskvos.weights import bundled
 from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
@@ -43,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["SegmentedFrame", "Segmenter", "evaluate", "load", "segment"]
 
 DEVICES = ("auto", "cpu", "cuda", "gpu", "mps")
-BACKENDS = ("auto", "torch", "onnx", "openvino", "torchscript", "pt2")
 
 
 def load(
@@ -65,7 +57,8 @@ def load(
     Args:
         weights: Name of bundled weights, a checkpoint of a training, or an exported network.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; exported networks run on the CPU.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; exported networks use 32 bits, except in OpenVINO.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; exported networks take the first only, except in
+            OpenVINO.
         backend: ``torch`` for checkpoints; ``onnx``, ``openvino``, ``torchscript`` or ``pt2`` for exported networks.
             Bundled weights run in any of the first three. ``auto`` goes by the file's suffix; bundled weights run in
             ONNX Runtime on the CPU where it is installed, and otherwise in PyTorch.
@@ -88,16 +81,19 @@ def load(
         >>> model = maskvos.load("light", device="cpu")
         >>> probability = model(frames)  # (T, H, W, 3) uint8 to (T, H, W) float32
     """
-    if backend not in BACKENDS:
-        raise UserError(f"backend={backend}: unknown; {nearest(backend, BACKENDS)}")
+    check_settings({"backend": backend, "threshold": threshold, "trainer": {"precision": precision}})
     if device.partition(":")[0] not in DEVICES:
         raise UserError(f"device={device}: unknown; {nearest(device, DEVICES)}")
-    check_precision(precision)
     path = find_checkpoint(str(weights), setting="weights")
     chosen = _backend(path, backend, device, precision)
     trust = [trust] if isinstance(trust, str) else trust
     check_trusted(path, chosen, trust)
     config = config or _read_config(path, trust)
+    if chosen in ("onnx", *PROGRAMS) and PRECISIONS[precision] is not None:
+        raise UserError(
+            f"trainer.precision={precision}: {chosen} computes in float32; leave it out, or choose backend=openvino or "
+            "a checkpoint"
+        )
     engine = _engine(bundled.exported(path) or path, path, chosen, device, precision, config)
     if path.suffix in SUFFIXES:
         check_engine(engine, path, config.size, [1] if engine.workers > 1 else [1, 2])

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 from importlib.util import find_spec
+
+# What Python, OpenCV, PyTorch and ONNX Runtime say of a full memory.
+_FULL = re.compile(
+    r"can't start new thread|Insufficient memory|can't allocate memory|bad[ _]alloc|Failed to allocate|out of memory"
+)
 
 
 class UserError(ValueError):
@@ -37,6 +44,14 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         close = [choice for choice in close if similarity[choice] > similarity[close[0]] - 0.15]
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return "choose one of: " + ", ".join(choices)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that the memory is full, or that a thread finds none for its stack."""
+    if isinstance(error, UserError):
+        return False
+    full = isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
+    return full or _FULL.search(str(error)) is not None
 
 
 def require(package: str, purpose: str = "") -> None:

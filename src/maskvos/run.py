@@ -14,21 +14,22 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import check_flags, explain
-from maskvos.cli.launch import check_launch, check_nested_launch, check_overrides
+from maskvos.cli.launch import check_files, check_launch, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
-from maskvos.errors import UserError
+from maskvos.errors import UserError, out_of_memory
 from maskvos.reports.sweep import write_result
 from maskvos.tasks import run_task
 
 __all__ = ["compose", "main", "run"]
 
-MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError)
 """Errors that are answered with one message instead of a traceback."""
 
 
@@ -91,9 +92,15 @@ def main() -> None:
             print(text)
             return
         check_launch(sys.argv[1:])
+        check_files(sys.argv[1:])
         _hydra_main()
     except MISTAKES as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: the memory is full ({str(error)[:120]}); lower data.batch_size or data.size", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 _DIGITS = re.compile(r"(\d+)")
+# What a spreadsheet may take for a formula, also behind the quotes that `cell` adds.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def table(rows: Sequence[Sequence[str]], rules: Sequence[int] = (1,), right: bool = True) -> str:
@@ -41,10 +43,10 @@ def table(rows: Sequence[Sequence[str]], rules: Sequence[int] = (1,), right: boo
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table in Markdown; floats with four decimals, empty cells for None."""
 
-    def cell(value: Any) -> str:
+    def shown(value: Any) -> str:
         return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
-    lines = [header, ["---"] * len(header), *([cell(value) for value in row] for row in rows)]
+    lines = [header, ["---"] * len(header), *([shown(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -89,6 +91,16 @@ def size_text(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count / 1e3:.1f} kB"
+
+
+def cell(value: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula; the inverse of `uncell`."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def uncell(text: str) -> str:
+    """What `cell` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -59,8 +59,8 @@ def answer(*overrides: str) -> str:
         ("writer.threshold=0.4", "writer.threshold: renamed to threshold"),
         ("optim.lr", "optim.lr=<value>"),
         ("data.size=[64,64", "quote"),
-        ("optim.lr=abc", "expected a number, such as optim.lr=6e-05"),
-        ("data.size=512", "expected a list, such as 'data.size=[512,512]'"),
+        ("optim.lr=abc", "optim.lr=abc: must be a number of at least 0"),
+        ("data.size=512", "data.size=512: must be a list of 2 values"),
         ("model.fusion=sum", "model/fusion=<name>"),
         ("optim.lr=1e-4,1e-3", "-m sweeps over them"),
         ("augment.colours={hu: 1}", "augment.colours: its value has a setting that does not exist; it has"),
@@ -77,10 +77,10 @@ def test_what_may_be_right_passes() -> None:
 
 
 def test_values_of_other_libraries_get_the_nearest() -> None:
-    with pytest.raises(Exception, match="bf15") as error:
-        build_trainer(compose(["trainer.precision=bf15"]))
+    with pytest.raises(Exception, match="profiler") as error:
+        build_trainer(compose(["+trainer.profiler=simpel"]))
     assert explain(error.value).startswith("trainer: ")
-    assert explain(error.value).endswith("did you mean 'bf16'?")
+    assert "'simple'" in explain(error.value)
 
 
 def test_flags() -> None:

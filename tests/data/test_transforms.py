@@ -312,9 +312,8 @@ def test_geometric_transforms_without_flow_support_are_rejected() -> None:
 
 @pytest.mark.parametrize("size", [[512], [0, 5], [5, 0], [3, 4, 5]])
 def test_sizes_are_two_positive_numbers(size: list[int]) -> None:
-    with pytest.raises(UserError, match="expected height and width in pixels"):
+    with pytest.raises(UserError, match=r"data\.size="):
         Transform(size)
-    assert Transform([1, 2]).size == (1, 2)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.5])

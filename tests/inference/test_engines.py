@@ -100,7 +100,7 @@ def test_mixed_precision_is_close_and_other_precisions_are_refused(tiny: MaskVOS
     assert mixed.dtype == np.float32
     assert not np.array_equal(full, mixed)
     assert ((full > 0) == (mixed > 0)).mean() > 0.97
-    with pytest.raises(UserError, match=r"bf16-true: not supported here; did you mean .*'bf16-mixed'"):
+    with pytest.raises(UserError, match=r"bf16-true: must be a precision .*bf16-mixed"):
         TorchEngine(tiny, precision="bf16-true")
 
 

@@ -105,6 +105,16 @@ def test_a_lost_frame_is_noticed(tmp_path: Path, lost: tuple[int, ...], says: st
     assert manifest(tmp_path / "out" / "a")["complete"] is False
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_folders_are_complete_with_either_flow(tmp_path: Path, direction: str, frames: int) -> None:
+    fakes.write_folder(tmp_path / "a", frames=frames)
+    model = Segmenter(Brightness(), (32, 48), FlowStore(DIS(), direction=direction))
+    predict(tmp_path / "a", tmp_path / "out", model)
+    assert manifest(tmp_path / "out" / "a")["complete"] is True
+    assert len(list((tmp_path / "out" / "a" / "masks").iterdir())) == frames
+
+
 def test_one_bad_video_of_several_does_not_end_the_run(tmp_path: Path) -> None:
     fakes.write_folder(tmp_path / "in" / "a")
     (tmp_path / "in" / "bad.mp4").write_bytes(b"no movie")

@@ -145,9 +145,9 @@ def test_frames_before_an_error_are_not_lost(tmp_path: Path, workers: int) -> No
 
 
 def test_wrong_input_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match="eval_batch_size=0"):
         segmenter(batch_size=0)
-    with pytest.raises(UserError, match=r"threshold is 1\.5"):
+    with pytest.raises(UserError, match=r"threshold=1\.5"):
         segmenter(threshold=1.5)
     with pytest.raises(UserError, match=r"frames: there are none"):
         segmenter()(np.zeros((0, 8, 8, 3), np.uint8))

@@ -373,13 +373,13 @@ def test_an_output_that_cannot_be_written_stops_before_any_work(tmp_path: Path) 
     [
         ({"output": None}, "output=<folder>"),
         ({"kinds": ["mask"]}, "did you mean 'masks'"),
-        ({"kinds": []}, "kinds is empty"),
+        ({"kinds": []}, r"kinds=\[\]"),
         ({"existing": "overwite"}, "did you mean 'overwrite'"),
-        ({"opacity": -1}, "opacity is -1"),
-        ({"colour": (1, 2)}, "red, green and blue"),
-        ({"outline_colour": (0, 0, 256)}, "outline_colour is"),
-        ({"frame_rate": 0}, "frame_rate is 0"),
-        ({"outline": -1}, "outline is -1"),
+        ({"opacity": -1}, "opacity=-1"),
+        ({"colour": (1, 2)}, "red, green, blue"),
+        ({"outline_colour": (0, 0, 256)}, "outline_colour="),
+        ({"frame_rate": 0}, "frame_rate=0"),
+        ({"outline": -1}, "outline=-1"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, change: dict, message: str) -> None:

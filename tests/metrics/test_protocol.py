@@ -90,8 +90,8 @@ def test_mean_over_classes_needs_classes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"measures": ["jj"]}, "unknown metric 'jj'; did you mean 'j'"),
-        ({"measures": []}, "empty"),
+        ({"measures": ["jj"]}, "jj: did you mean 'j'"),
+        ({"measures": []}, "of one value or more"),
         ({"trim": "botth"}, "protocol.trim=botth.*did you mean 'both'"),
         ({"threshold": ">127"}, "above_127"),
         ({"objects": "match", "measures": ["mae"]}, "supports j and f"),

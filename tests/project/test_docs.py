@@ -18,8 +18,8 @@ from maskvos.cli.compose import CONF
 from maskvos.cli.hints import RENAMED
 from maskvos.media.video import VideoWriter
 from maskvos.run import compose, run
+from maskvos.settings.table import TASKS
 from maskvos.synthetic.clips import generate_clip
-from maskvos.tasks import TASKS
 from maskvos.weights import bundled
 from maskvos.weights.config import read_config
 from pages import FILES, ROOT, Block, anchors, blocks, code, code_blocks, commands, links, overrides

@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "maskvos"
 
 # Lowest first. A file may import from its own room and from rooms that stand before it.
 ROOMS = [
-    ["types", "errors", "text", "environment", "build"],
+    ["types", "errors", "text", "environment", "build", "settings"],
     ["media"],
     ["flow", "metrics", "synthetic"],
     ["models"],

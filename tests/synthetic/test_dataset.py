@@ -81,7 +81,7 @@ def test_a_failed_write_leaves_no_files_and_can_be_repeated(tmp_path: Path, monk
         ({"style": {"noise": 2}}, "noise=2"),
         ({"style": {"area": [0, 0.5]}}, "area="),
         ({"style": {"speed": [0.5, 0.1]}}, "speed="),
-        ({"style": {"objects": 0}}, "at least one object"),
+        ({"style": {"objects": 0}}, "of at least 1"),
         ({"image_format": "bmp"}, "'jpg' or 'png'"),
     ],
 )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +219,39 @@ def test_a_resumed_training_keeps_the_best_of_both(trained, data: Path, tmp_path
     run(smoke(data, tmp_path / "done", f"ckpt_path={tmp_path / 'last.ckpt'}", "trainer.max_epochs=2"))
 
 
+def _moments(content: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> None:
+    for state in content["optimizer_states"][0]["state"].values():
+        change(state)
+
+
+JUNK: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "maskvos": lambda content: content.update(maskvos=5),
+    "config": lambda content: content.update(maskvos={"config": 5}),
+    "data": lambda content: content.update(maskvos={"config": {"data": 5}}),
+    "optim": lambda content: content.update(maskvos={"config": {"optim": 5}}),
+    "loops": lambda content: content.update(loops=5),
+    "no loops": lambda content: content.update(loops={}),
+    "fit_loop": lambda content: content.update(loops={"fit_loop": 5}),
+    "epoch": lambda content: content.update(epoch="a"),
+    "callbacks": lambda content: content.update(callbacks={name: 5 for name in content["callbacks"]}),
+    "schedule": lambda content: content.update(lr_schedulers=[5]),
+    "no optimiser": lambda content: content.update(optimizer_states=[{}]),
+    "optimiser": lambda content: content.update(optimizer_states=[5]),
+    "datamodule": lambda content: content.update(VideoDataModule=5),
+    "shapes": lambda content: _moments(content, lambda state: state.update(exp_avg=torch.zeros(3, 3, 3, 3, 3))),
+    "moments": lambda content: _moments(content, lambda state: state.pop("exp_avg")),
+}
+
+
+@pytest.mark.parametrize("part", JUNK)
+def test_a_damaged_training_state_is_named(trained, data: Path, tmp_path: Path, part: str) -> None:
+    content = torch.load(checkpoint(trained[0], "last"), weights_only=True)
+    JUNK[part](content)
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt.*init_from="):
+        run(smoke(data, tmp_path / "run", f"ckpt_path={tmp_path / 'x.ckpt'}", "trainer.max_epochs=3"))
+
+
 def test_pretrained_weights_are_not_downloaded_for_a_checkpoint(trained, data: Path, tmp_path: Path) -> None:
     # `tiny` has no published weights: to fetch them would fail.
     cfg = smoke(data, tmp_path, "task=test", f"ckpt_path={checkpoint(trained[0])}", "backbone.pretrained=true")
@@ -324,8 +358,8 @@ def test_one_frame_sequences_train_and_a_protocol_that_counts_no_frame_is_an_err
     [
         (["task=tset"], ["task=tset", "'test'"]),
         (["task=predict", "ckpt_path=CKPT", "input=.", "trainer.precision=bf16-true"], ["bf16-true", "'bf16-mixed'"]),
-        (["task=test", "ckpt_path=CKPT", "trainer.precision=bf16-true"], ["bf16-true", "use bf16-mixed"]),
-        (["trainer.precision=16-true"], ["16-true", "use 16-mixed"]),
+        (["task=test", "ckpt_path=CKPT", "trainer.precision=bf16-true"], ["bf16-true", "bf16-mixed"]),
+        (["trainer.precision=16-true"], ["16-true", "16-mixed"]),
         (["task=predict", "ckpt_path=CKPT"], ["input="]),
         (["task=test"], ["ckpt_path="]),
         (["ckpt_path=CKPT", "init_from=CKPT"], ["give one"]),

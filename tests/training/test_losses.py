@@ -162,12 +162,12 @@ def test_parts_are_unweighted_and_skip_zero_weights(mask: Tensor) -> None:
     ("make", "message"),
     [
         (lambda: WeightedSum({"bce": BCE()}, {"bc": 1.0}), "'bce'"),
-        (lambda: WeightedSum({"bce": BCE()}, {"bce": -1.0}), "negative"),
+        (lambda: WeightedSum({"bce": BCE()}, {"bce": -1.0}), "bce=-1.0: must be a number of at least 0"),
         (lambda: WeightedSum({"bce": BCE()}, {"bce": 0.0}), "above 0"),
         (lambda: BoundaryBCE(30), "odd"),
-        (lambda: BoundaryBCE(31, -1.0), "negative"),
-        (lambda: Focal(-1.0), "gamma -1"),
-        (lambda: Focal(2.0, 25), "alpha 25"),
+        (lambda: BoundaryBCE(31, -1.0), "factor=-1.0"),
+        (lambda: Focal(-1.0), "gamma=-1"),
+        (lambda: Focal(2.0, 25), "alpha=25"),
     ],
 )
 def test_invalid_settings(make, message: str) -> None:

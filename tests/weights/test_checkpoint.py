@@ -136,6 +136,8 @@ def test_checkpoints_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     find = lambda name, run="none": find_checkpoint(name, tmp_path / "runs" / run, tmp_path / "runs")  # noqa: E731
     assert find("best").parents[1].name == "b"
     assert find("best", "a").parents[1].name == "a"
+    os.utime(tmp_path / "runs" / "a" / "checkpoints" / "best.ckpt", (2**32, 2**32))
+    assert find("best").parents[1].name == "b"  # not the one from the future
     assert find("light") == bundled.find("light")
     assert find("some/x.ckpt") == Path("some/x.ckpt")
     with pytest.raises(UserError, match=r"ckpt_path=bset: .*did you mean 'best'"):

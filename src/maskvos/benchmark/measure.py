@@ -26,10 +26,9 @@ from maskvos.data.datamodule import VideoDataModule
 from maskvos.environment import cpu_name, versions
 from maskvos.errors import UserError, nearest
 from maskvos.models.network import MaskVOS
+from maskvos.settings.table import PRECISIONS, check_settings
 from maskvos.types import Video
 
-PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "32": None}
-PRECISIONS |= {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
 _PACKAGES = ("maskvos", "torch", "numpy", "opencv-python-headless", "av", "onnxruntime", "openvino")
 
 
@@ -57,16 +56,10 @@ class BenchmarkOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        check_settings(vars(self), "benchmark")
         for variant in self.variants:
             if variant not in VARIANTS:
                 raise UserError(f"benchmark.variants: '{variant}' is unknown; {nearest(str(variant), VARIANTS)}")
-        numbers = {"repeats": self.repeats, "warmup": self.warmup, "frames": self.frames, "threads": self.threads or 1}
-        for name, value in [*numbers.items(), *(("batches", batch) for batch in self.batches)]:
-            if value < 1:
-                raise UserError(f"benchmark.{name} is {value}; it must be at least 1")
-        for name, values in {"variants": self.variants, "batches": self.batches}.items():
-            if not values:
-                raise UserError(f"benchmark.{name} is empty; give at least one")
 
 
 def benchmark(
@@ -85,18 +78,18 @@ def benchmark(
         options: What to measure.
         video: Video to segment; a procedural clip by default.
         accelerator: ``trainer.accelerator``: ``"cpu"``, else CUDA where available.
-        precision: ``trainer.precision``, one of `PRECISIONS`.
+        precision: ``trainer.precision``.
 
     Raises:
-        UserError: The precision is not one of `PRECISIONS`, or the video or its flow cannot be read.
+        UserError: The precision is unknown, or the video or its flow cannot be read.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={precision}: cannot be measured; {nearest(precision, PRECISIONS)}")
+    check_settings(precision, "trainer.precision")
+    kind = PRECISIONS[precision]
     device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     transform = datamodule.eval_transform
     network = network.eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder, use_threads(options.threads) as threads:
-        setting = Setting(Path(folder), threads, device, PRECISIONS[precision])
+        setting = Setting(Path(folder), threads, device, None if kind is None else getattr(torch, kind))
         facts = describe(network, transform.size, setting)
         network = network.to(device)
         timings: list[Timing] = []

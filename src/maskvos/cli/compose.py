@@ -15,7 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
+from maskvos.cli.quoting import quote_texts
 from maskvos.errors import UserError
+from maskvos.settings.table import check_settings
 from maskvos.text import flatten
 from maskvos.weights import bundled
 from maskvos.weights.config import InferenceConfig, find_checkpoint, read_config
@@ -86,10 +88,10 @@ def compose(overrides: Sequence[str] = (), run_dir: str | Path | None = None) ->
         The configuration, read-only.
 
     Raises:
-        UserError: A checkpoint cannot be read, or contradicts the overrides.
+        UserError: A setting is invalid; a checkpoint cannot be read, or contradicts the overrides.
     """
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=list(overrides))
+        cfg = hydra.compose("config", overrides=quote_texts(overrides))
         cfg.paths.run = str(run_dir or run_folder(cfg.paths.runs, cfg.name))
         return complete(cfg, overrides)
 
@@ -106,8 +108,9 @@ def complete(cfg: DictConfig, overrides: Sequence[str], sweep: str | None = None
         The final configuration, read-only.
 
     Raises:
-        UserError: A checkpoint is not found, cannot be read, or contradicts the overrides.
+        UserError: A setting is invalid; a checkpoint is not found, cannot be read, or contradicts the overrides.
     """
+    check_settings(OmegaConf.to_container(cfg))
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     typed = {_name(override): override for override in overrides}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Number
 from typing import Any
 
 from omegaconf import DictConfig
@@ -47,7 +46,7 @@ def explain(error: Exception) -> str:
     """The message for an error, with the nearest right name where a name was mistyped.
 
     Args:
-        error: Of maskvos, Hydra or OmegaConf.
+        error: Of maskvos, Hydra, OmegaConf, YAML or the operating system.
     """
     message = str(error)
     if isinstance(error, UserError):
@@ -73,6 +72,8 @@ def explain(error: Exception) -> str:
     twice = re.match(r"Multiple values for (\S+)\.|(\S+) appears more than once", message)
     if twice:
         return f"{twice[1] or twice[2]} is chosen twice; choose it once, {_typed(twice[1] or twice[2])}=<name>"
+    if isinstance(error, OSError) and error.errno is not None:  # Hydra's error for missing files is one without
+        return f"{error.filename or 'a file'} cannot be read or written ({error.strerror}); check path and rights"
     return f"{message}\n{error.__cause__ or ''}".strip()
 
 
@@ -147,7 +148,7 @@ def check_flags(arguments: Sequence[str]) -> None:
 
 
 def check_values(overrides: Sequence[str], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse overrides that Hydra accepts silently: new names that nothing reads, and values of another type.
+    """Refuse overrides that Hydra accepts silently: new names that nothing reads, and values in place of groups.
 
     Args:
         overrides: What was typed, ``optim.lr=3e-5``.
@@ -155,7 +156,7 @@ def check_values(overrides: Sequence[str], given: Mapping[str, Any], defaults: M
         defaults: The configuration of the chosen groups without the values.
 
     Raises:
-        UserError: A number, list or group is expected and something else is given, or a new name is unknown.
+        UserError: A group of settings is expected and a value is given, or a new name is unknown.
     """
     for override in overrides:
         key = override.partition("=")[0]
@@ -168,8 +169,8 @@ def check_values(overrides: Sequence[str], given: Mapping[str, Any], defaults: M
         if key.startswith(("+", "~", "hydra.")):
             continue
         value, default = _at(given, name), _at(defaults, name)
-        if expected := _expected(name, value, default):
-            raise UserError(f"{override}: {expected}")
+        if isinstance(default, Mapping) and not (value is None or isinstance(value, Mapping) or "${" in str(value)):
+            raise UserError(f"{override}: {_group(name, default)}")
 
 
 def _at(config: Any, name: str) -> Any:
@@ -179,19 +180,9 @@ def _at(config: Any, name: str) -> Any:
     return config
 
 
-def _expected(name: str, value: Any, default: Any) -> str:
-    """What should have been given; empty if the value may be right."""
-    if value is None or default is None or isinstance(value, Mapping) or "${" in str(value):
-        return ""
-    if isinstance(default, Mapping):
-        group = name.replace(".", "/")
-        if "_target_" not in default:
-            return f"expected settings, such as {name}.{next(iter(default), '<name>')}=<value>"
-        return f"it has settings of its own; choose another with {group}=<name>, or change one, {name}.<name>=<value>"
-    if isinstance(default, (list, tuple)) and not isinstance(value, (list, tuple)):
-        return f"expected a list, such as '{name}=[{','.join(map(str, default))}]'"
-    # Lightning's own settings take words as well as numbers.
-    words = name.startswith("trainer.") or isinstance(default, bool)
-    if isinstance(default, Number) and not words and not isinstance(value, Number):
-        return f"expected a number, such as {name}={default}"
-    return ""
+def _group(name: str, default: Mapping[str, Any]) -> str:
+    """What should have been given for a group of settings."""
+    if "_target_" not in default:
+        return f"expected settings, such as {name}.{next(iter(default), '<name>')}=<value>"
+    group = name.replace(".", "/")
+    return f"it has settings of its own; choose another with {group}=<name>, or change one, {name}.<name>=<value>"

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from maskvos.cli.compose import launch_id
+from maskvos.cli.compose import CONF, launch_id
 from maskvos.cli.hints import check_values
 from maskvos.errors import UserError
+
+_CONFIG_DIR = ("--config-d", "--config_d")
+_LARGEST = 100_000  # values of a configuration file
 
 
 def check_launch(arguments: Sequence[str]) -> None:
@@ -31,6 +35,42 @@ def check_launch(arguments: Sequence[str]) -> None:
             "torchrun: its processes need a common run folder; give torchrun --standalone (one machine) or "
             "--rdzv-id=<name of the run>, or hydra.run.dir=<folder>"
         )
+
+
+def check_files(arguments: Sequence[str]) -> None:
+    """Read the configuration files that are not maskvos's own, before Hydra does: it would expand them without end.
+
+    Args:
+        arguments: What was typed after the command.
+
+    Raises:
+        UserError: A file is not YAML, or too large with its aliases (``*name``) expanded.
+    """
+    typed = [part for argument in arguments for part in argument.split("=", 1)]
+    folders = [
+        typed[place + 1] for place, part in enumerate(typed[:-1]) if part == "-cd" or part.startswith(_CONFIG_DIR)
+    ]
+    for folder in (*map(Path, folders), CONF / "local"):
+        for path in sorted(folder.rglob("*.yaml")):
+            try:
+                if not path.is_file():
+                    raise OSError("not a file")
+                size = _expanded(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), {})
+            except (OSError, UnicodeError, yaml.YAMLError, RecursionError) as error:
+                raise UserError(f"{path} cannot be read as YAML ({error}); fix or remove it") from error
+            if size > _LARGEST:
+                raise UserError(f"{path} has {size:.3g} values with its aliases (*name) expanded; write out fewer")
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """Number of values in a node of YAML, those behind aliases counted at each of their places."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _LARGEST + 1  # of a node that contains itself
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def check_nested_launch(cfg: DictConfig) -> None:
@@ -55,7 +95,7 @@ def check_nested_launch(cfg: DictConfig) -> None:
 
 
 def check_overrides(cfg: DictConfig) -> None:
-    """Compare the type of each value that was typed with that of its default, see `check_values`."""
+    """Compare what was typed with the defaults, see `check_values`."""
     typed, sources = list(HydraConfig.get().overrides.task), HydraConfig.get().runtime.config_sources
     folders = [Path(source.path) for source in sources if source.schema == "file"]
     names = {override: re.split("[=@]", override.lstrip("+"))[0] for override in typed}

@@ -16,6 +16,7 @@ from maskvos.data.transforms import Transform
 from maskvos.environment import cores, init_worker
 from maskvos.errors import UserError, nearest
 from maskvos.flow.store import FlowStore
+from maskvos.settings.table import check_settings
 from maskvos.types import Batch, Video
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -188,20 +189,13 @@ class VideoDataModule(pl.LightningDataModule):
         root: str | None = None,
     ) -> None:
         super().__init__()
-        least = {
-            "batch_size": (batch_size, 1),
-            "eval_batch_size": (eval_batch_size, 1),
-            "num_workers": (num_workers, 0),
+        given: dict[str, Any] = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "num_workers": num_workers,
         }
-        for name, (value, minimum) in least.items():
-            if value is not None and value < minimum:
-                raise UserError(f"data.{name} is {value}; it must be at least {minimum}")
-        if motion_as_option is not None and not 0 <= motion_as_option <= 1:
-            raise UserError(f"data.motion_as_option is {motion_as_option}; expected a probability from 0 to 1, or null")
-        if not 0 <= paste <= 1:
-            raise UserError(f"data.paste is {paste}; it must be a probability from 0 to 1")
-        if scales is not None and (not scales or min(scales) <= 0):
-            raise UserError(f"data.scales is {list(scales)}; give factors above 0 such as [0.75, 1, 1.25], or null")
+        given |= {"motion_as_option": motion_as_option, "paste": paste, "scales": scales, "size": size}
+        check_settings(given, "data")
         self.sources = {"train": train, "val": val, "test": test}
         self.flow = flow
         self.batch_size = batch_size

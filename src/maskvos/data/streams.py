@@ -19,6 +19,7 @@ from maskvos.flow.store import FlowStore
 from maskvos.media.images import read_image
 from maskvos.media.live import LiveSource
 from maskvos.media.video import Reading, probe, read_video, variable_timestamps
+from maskvos.settings.table import check_settings
 from maskvos.types import Video
 
 FRAME_RATE = 24
@@ -169,8 +170,7 @@ class FrameStream:
         Raises:
             UserError: A frame has another shape or dtype, the rate is out of range, or flow is precomputed.
         """
-        if not 0 < rate <= 1000:
-            raise UserError(f"frame_rate={rate}; it must be above 0 and at most 1000")
+        check_settings(rate, "writer.frame_rate")
         times = live_times(frames) if isinstance(frames, LiveSource) else FrameTimes(Fraction(rate))
         yield from self._stream(None, map(_checked, frames), times, _numbers())
 
@@ -188,7 +188,8 @@ class FrameStream:
             streams = zip(_stream(self.flow, video, first), _stream(self.tta_flow, video, second), strict=True)
             sign = same_direction(self.flow, self.tta_flow)
             flows = ((image, flow, partial(_times, sign, tta)) for (image, flow), (_, tta) in streams)
-        for index, (name, (image, flow, tta_flow)) in enumerate(zip(names, flows, strict=False)):
+        # The frames first: they have to be read to their end, where it is noted that this was all.
+        for index, ((image, flow, tta_flow), name) in enumerate(zip(flows, names, strict=False)):
             yield StreamFrame(name, index, float(times.at(index)), image, flow, tta_flow, still)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from maskvos.errors import UserError
 from maskvos.flow.base import resize_flow
 from maskvos.media.images import resize_image
+from maskvos.settings.table import check_settings
 
 
 class _FlowTarget:
@@ -166,8 +167,7 @@ class Transform:
     """
 
     def __init__(self, size: Sequence[int], augment: Sequence[A.BasicTransform] | None = None) -> None:
-        if len(size) != 2 or min(size) < 1:
-            raise UserError(f"size {list(size)}: expected height and width in pixels, e.g. [512, 512]")
+        check_settings(size, "data.size")
         self.size = (int(size[0]), int(size[1]))
         for step in _flatten(augment or ()):
             if not isinstance(step, A.ImageOnlyTransform) and "flow" not in step.targets:

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
+from maskvos.settings.table import check_settings
 
 DIRECTIONS = ("forward", "backward")
 """Forward: from a frame to a later one. Backward: from a frame to an earlier one."""
@@ -35,6 +36,7 @@ class FlowEstimator(ABC):
     """Shortest side in pixels that `estimate` supports; smaller frames are upscaled first."""
 
     def __init__(self, max_size: int | None = None) -> None:
+        check_settings(max_size, "flow.estimator.max_size")
         if max_size is not None and max_size < self.min_size:
             raise UserError(f"flow.estimator.max_size={max_size}: must be at least {self.min_size} pixels, or null")
         self.max_size = max_size
@@ -150,10 +152,7 @@ def check_direction(direction: str, gap: int) -> None:
     Raises:
         UserError: Unknown direction, or the gap is not a positive integer.
     """
-    if direction not in DIRECTIONS:
-        raise UserError(f"flow.direction={direction!r}: unknown direction; {nearest(str(direction), DIRECTIONS)}")
-    if isinstance(gap, bool) or not isinstance(gap, int) or gap < 1:
-        raise UserError(f"flow.gap={gap!r}: must be an integer number of frames, 1 or more")
+    check_settings({"direction": direction, "gap": gap}, "flow")
 
 
 def partner(index: int, count: int, direction: str = "forward", gap: int = 1) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from maskvos.errors import UserError, nearest
 from maskvos.flow.base import FlowEstimator
+from maskvos.settings.table import check_settings
 
 PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -26,7 +26,6 @@ _SETTERS: dict[str, Callable[..., None]] = {
     "smoothness": cv2.DISOpticalFlow.setVariationalRefinementAlpha,
 }
 # Outside these ranges OpenCV reads out of bounds: patches are 8 pixels wide, as are frames of 32 pixels halved twice.
-_RANGES = {"finest_scale": (0, 2), "patch_stride": (1, 8), "refinements": (0, 1000), "smoothness": (0.01, 1e6)}
 # OpenCV's object leaks state between calls on frames of some 40 pixels; below this side each pair uses a new object.
 _STATELESS_BELOW = 64
 
@@ -58,24 +57,15 @@ class DIS(FlowEstimator):
         smoothness: float | None = None,
     ) -> None:
         super().__init__(max_size)
-        if preset not in PRESETS:
-            raise UserError(f"flow.estimator.preset={preset!r}: unknown DIS preset; {nearest(str(preset), PRESETS)}")
         numbers = {
             "finest_scale": finest_scale,
             "patch_stride": patch_stride,
             "refinements": refinements,
             "smoothness": smoothness,
         }
+        check_settings({"preset": preset, **numbers}, "flow.estimator")
         self.preset = preset
         self.changes = {name: value for name, value in numbers.items() if value is not None}
-        for name, value in self.changes.items():
-            least, most = _RANGES[name]
-            kind = float if name == "smoothness" else int
-            if not isinstance(value, (int, kind)) or not least <= value <= most:
-                what = "a number" if kind is float else "an integer"
-                raise UserError(
-                    f"flow.estimator.{name}={value}: expected {what} from {least} to {most:g}, or null (the preset's)"
-                )
         self._natives = threading.local()
 
     @property

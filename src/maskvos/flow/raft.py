@@ -16,15 +16,14 @@ from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_large, raft_small
 
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.flow.base import FlowEstimator
+from maskvos.settings.table import check_settings
 
 VARIANTS = {
     "small": (raft_small, Raft_Small_Weights.DEFAULT),
     "large": (raft_large, Raft_Large_Weights.DEFAULT),
 }
-
-PRECISIONS = ("32-true", "bf16-mixed")
 
 # Regular expressions from the authors' parameter names to torchvision's, applied in order.
 _RENAMES = (
@@ -73,16 +72,7 @@ class RAFT(FlowEstimator):
         precision: str = "32-true",
     ) -> None:
         super().__init__(max_size)
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"flow.estimator.precision={precision}: not a precision of RAFT; {nearest(str(precision), PRECISIONS)}"
-            )
-        if variant not in VARIANTS:
-            raise UserError(
-                f"flow.estimator.variant={variant!r}: unknown RAFT variant; {nearest(str(variant), VARIANTS)}"
-            )
-        if updates < 1:
-            raise UserError(f"flow.estimator.updates={updates}: RAFT needs at least 1 update")
+        check_settings({"variant": variant, "updates": updates, "precision": precision}, "flow.estimator")
         if weights is None:
             raise UserError(f"flow.estimator.weights=null: RAFT without weights gives random flow; {_REMEDY}")
         self.variant = variant

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 from maskvos import __version__
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.flow.base import FlowEstimator, FlowOf, check_direction, partner, stream_flow, zero_flow
 from maskvos.flow.codec import decode_kitti, encode_flow, encode_kitti, is_whole, read_flow, write_flow
 from maskvos.media.files import write_bytes
 from maskvos.media.images import read_image
+from maskvos.settings.table import check_settings
 from maskvos.types import Frame, Video
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,7 @@ class FlowStore:
         save_images: bool = False,
         max_flow: float = 1.0,
     ) -> None:
-        check_direction(direction, gap)
-        if format not in FORMATS:
-            raise UserError(f"flow.format={format!r}: unknown format; {nearest(str(format), FORMATS)}")
+        check_settings({"direction": direction, "gap": gap, "format": format, "max_flow": max_flow}, "flow")
         if isinstance(estimator, Mapping):
             raise UserError(
                 f"flow.estimator={dict(estimator)}: settings without an estimator; with precomputed flow leave them "

@@ -11,6 +11,7 @@ from typing import Any
 
 from maskvos.inference.video_folder import MANIFEST
 from maskvos.media.files import write_bytes
+from maskvos.text import cell
 from maskvos.types import Video
 
 TABLE = "videos.csv"
@@ -64,7 +65,7 @@ def write_table(output: Path, videos: Sequence[Video]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(row[name]) for name in _COLUMNS} for row in rows)
+    writer.writerows({name: cell(row[name]) for name in _COLUMNS} for row in rows)
     write_bytes(output / TABLE, text.getvalue().encode())
 
 
@@ -83,9 +84,3 @@ def _problem(made: dict[str, Any]) -> str:
     if not made.get("complete"):
         return "not complete"
     return f"{made['damaged']} frames have errors" if made.get("damaged") else ""
-
-
-def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    dangerous = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if dangerous else value

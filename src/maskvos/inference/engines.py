@@ -18,13 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskvos.environment import cores
-from maskvos.errors import UserError, nearest, require
+from maskvos.errors import UserError, require
+from maskvos.settings.table import PRECISIONS
 from maskvos.weights.exported import identify
 from maskvos.weights.onnx_file import check_onnx, onnx_errors, open_onnx
-
-PRECISIONS = {"32-true": None, "32": None, "bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16"}
-"""Names of precisions, as Lightning's Trainer has them, to the type of autocast; None: no autocast."""
-PRECISIONS["16"] = "float16"
 
 
 class Engine(Protocol):
@@ -213,17 +210,6 @@ def check_motion(motion: np.ndarray | None) -> None:
     """
     if motion is not None and not motion.all():
         raise UserError("an exported network always needs flow; use backend=torch for still images")
-
-
-def check_precision(precision: str | int) -> str:
-    """A precision that can be used for inference.
-
-    Raises:
-        UserError: It is not one of `PRECISIONS`.
-    """
-    if str(precision) not in PRECISIONS:
-        raise UserError(f"trainer.precision={precision}: not supported here; {nearest(str(precision), PRECISIONS)}")
-    return str(precision)
 
 
 def has_gpu() -> bool:

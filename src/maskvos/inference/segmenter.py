@@ -27,6 +27,7 @@ from maskvos.inference.tta import TTA
 from maskvos.media.alpha import foreground, soft_alpha
 from maskvos.media.images import resize_image
 from maskvos.media.video import Reading
+from maskvos.settings.table import check_settings
 from maskvos.types import Video
 
 T = TypeVar("T")
@@ -117,12 +118,9 @@ class Segmenter:
         settings: dict[str, Any] | None = None,
         fill_gaps: int = 0,
     ) -> None:
-        if not 0 <= fill_gaps <= 10:
-            raise UserError(f"fill_gaps is {fill_gaps}; it must be from 0 (off) to 10 frames")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-        if not 0 <= threshold < 1:
-            raise UserError(f"threshold is {threshold}; it must be at least 0 and below 1")
+        check_settings(
+            {"threshold": threshold, "fill_gaps": fill_gaps, "data": {"size": size, "eval_batch_size": batch_size}}
+        )
         self.engine = engine
         self.size = (int(size[0]), int(size[1]))
         self.tta = tta or TTA()

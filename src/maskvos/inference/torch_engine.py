@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from maskvos.errors import UserError, nearest
-from maskvos.inference.engines import PRECISIONS, Engine, check_motion, check_precision, file_digest
+from maskvos.inference.engines import Engine, check_motion, file_digest
 from maskvos.models.network import MaskVOS
+from maskvos.settings.table import PRECISIONS, check_settings
 from maskvos.weights.export import load_exported
 
 
@@ -32,7 +33,8 @@ class TorchEngine:
 
     def __init__(self, network: MaskVOS, device: str | torch.device = "cpu", precision: str = "32-true") -> None:
         self.device = torch.device(device)
-        name = PRECISIONS[check_precision(precision)]
+        check_settings(precision, "trainer.precision")
+        name = PRECISIONS[precision]
         self.dtype: torch.dtype | None = None if name is None else getattr(torch, name)
         self.digest = digest(network)
         self.network = network.fold().to(self.device)

@@ -25,7 +25,7 @@ from typing import Any
 from rich.progress import Progress, TaskID
 
 from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError, out_of_memory
 from maskvos.inference.archive import write_table
 from maskvos.inference.outputs import KINDS, TRANSPARENT, Look, coco
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
@@ -34,11 +34,10 @@ from maskvos.media.background import BLUR
 from maskvos.media.draw import RED
 from maskvos.media.files import ensure_writable, locked, remove_partial
 from maskvos.media.video import Reading, probe
+from maskvos.settings.table import check_settings
 from maskvos.text import progress_bar
 from maskvos.types import Video
 
-EXISTING = ("resume", "overwrite", "error")
-ON_ERROR = ("skip", "fail")
 # Frames that may wait to be written; segmentation waits when writing is slower.
 _WAITING = 8
 # Number of videos that the summary lists one by one.
@@ -85,17 +84,9 @@ class PredictionWriter:
     ) -> None:
         if output is None or not str(output):
             raise UserError("no output folder; give output=<folder>")
-        for kind in kinds:
-            if kind not in KINDS:
-                raise UserError(f"writer.kinds: unknown kind '{kind}'; {nearest(kind, KINDS)}")
-        if not kinds:
-            raise UserError(f"writer.kinds is empty; choose from {', '.join(KINDS)}")
-        if existing not in EXISTING:
-            raise UserError(f"writer.existing: invalid value '{existing}'; {nearest(existing, EXISTING)}")
-        if on_error not in ON_ERROR:
-            raise UserError(f"writer.on_error: invalid value '{on_error}'; {nearest(on_error, ON_ERROR)}")
-        if not 0 < frame_rate <= 1000:
-            raise UserError(f"writer.frame_rate is {frame_rate}; it must be above 0 and at most 1000")
+        given = {"kinds": kinds, "existing": existing, "on_error": on_error, "opacity": opacity, "outline": outline}
+        given |= {"colour": colour, "outline_colour": outline_colour, "soft_edges": soft_edges}
+        check_settings({**given, "frame_rate": frame_rate}, "writer")
         self.output = Path(output).expanduser()
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.existing = existing
@@ -303,7 +294,9 @@ def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Pr
     frames = segmenter.stream_video(video, times, reading)
     try:
         writer.write(video, times, _counted(frames, lambda: bar.advance(task)), reading)
-    except MemoryError as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise UserError(
             f"video '{video.name}': the memory is full; close other programs, lower data.eval_batch_size, or resize it"
         ) from error

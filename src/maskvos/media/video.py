@@ -109,8 +109,14 @@ def read_video(path: str | Path, reading: Reading | None = None) -> Iterator[np.
     size: tuple[int, int] | None = None
     for picture in _pictures(path, reading):
         size = size or (picture.width, picture.height)
+        try:
+            rgb = to_rgb(picture, size)
+        except (av.error.FFmpegError, ValueError) as error:
+            if out_of_memory(error):
+                raise
+            raise UserError(f"the video {path} cannot be converted to RGB ({error}); convert it to H.264") from error
         reading.frames += 1
-        yield to_rgb(picture, size)
+        yield rgb
     if size is None:
         raise _no_frame(path)
     reading.expected = max(reading.expected or 0, reading.frames)

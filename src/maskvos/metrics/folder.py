@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
 from maskvos.environment import cores
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.metrics import layout
 from maskvos.metrics.protocol import MAX_PROPOSALS, Protocol, VideoScores, check_unique
 from maskvos.metrics.reading import Kind, image_size, read_prediction, read_truth
 from maskvos.metrics.results import FrameScore, Summary
+from maskvos.settings.table import check_settings
 from maskvos.text import progress_bar
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ def evaluate_folder(
         UserError: The folder does not exist or contains no sequence, there are mismatches with ``missing="fail"`` (all
             are listed), or the masks are not in the format that the protocol expects.
     """
-    if missing not in get_args(Missing):
-        raise UserError(f"missing={missing}: invalid value; {nearest(str(missing), get_args(Missing))}")
+    check_settings(missing, "missing")
     if workers is not None and workers < 1:
         raise UserError(f"workers={workers}: must be at least 1; leave it out for one per CPU core")
     protocol = protocol or Protocol("davis2016", trim="both")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from maskvos.errors import UserError, nearest
 from maskvos.metrics import functional as F
 from maskvos.metrics.results import FrameRow, FrameScore, SequenceScore, Summary
 from maskvos.metrics.saliency import Saliency, Structure, e_curve_of, f_curve_of
+from maskvos.settings.table import check_settings
 from maskvos.text import natural
 
 if TYPE_CHECKING:
@@ -77,25 +78,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measures", tuple(self.measures))
-        choices = {
-            "trim": get_args(Trim),
-            "empty_truth": ("score", "skip"),
-            "threshold": get_args(Threshold),
-            "average": get_args(Average),
-            "objects": ("merge", "match"),
-            "decay": get_args(F.Decay),
-            "structure": get_args(Structure),
-            "curve": ("averaged", "per_sequence"),
-        }
-        for option, allowed in choices.items():
-            if getattr(self, option) not in allowed:
-                value = str(getattr(self, option))
-                raise UserError(f"protocol.{option}={value}: invalid value; {nearest(value, allowed)}")
-        if not self.measures:
-            raise UserError(f"protocol.measures: empty; {nearest('', MEASURES)}")
-        for measure in self.measures:
-            if measure not in MEASURES:
-                raise UserError(f"protocol.measures: unknown metric '{measure}'; {nearest(str(measure), MEASURES)}")
+        check_settings(vars(self), "protocol")
         if self.objects == "match" and set(self.measures) != set(SERIES):
             raise UserError(
                 f"protocol.objects=match supports j and f only, not {list(self.measures)}; set measures=[j,f]"

@@ -16,7 +16,7 @@ import numpy as np
 
 from maskvos.errors import UserError
 from maskvos.media.files import write_bytes
-from maskvos.text import table
+from maskvos.text import cell, table, uncell
 
 TITLES = {
     "jf": "J&F-Mean",
@@ -274,7 +274,7 @@ def _exact(values: dict[str, float], names: list[str]) -> list[str]:
 
 def _csv(rows: list[list[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
@@ -283,7 +283,10 @@ def _read_csv(path: Path, names: tuple[str, ...]) -> list[tuple[dict[str, str], 
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        ({name: row[name] for name in names}, {key: float(row[key]) for key in row if key not in names and row[key]})
+        (
+            {name: uncell(row[name]) for name in names},
+            {key: float(row[key]) for key in row if key not in names and row[key]},
+        )
         for row in rows
     ]
 

@@ -69,7 +69,7 @@ def read_jobs(folder: Path) -> list[Job]:
         folder: The sweep's folder.
 
     Raises:
-        UserError: The folder contains no run.
+        UserError: The folder contains no run, or one of them is damaged.
     """
     files = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda file: text.natural(file.parents[1].name))
     if not files:
@@ -79,9 +79,14 @@ def read_jobs(folder: Path) -> list[Job]:
     jobs = []
     for file in files:
         run = file.parents[1]
-        overrides = dict(_split(line) for line in yaml.safe_load(file.read_text()) or [])
-        result = json.loads((run / RESULT).read_text()) if (run / RESULT).is_file() else {}
-        jobs.append(Job(run, overrides, **result))
+        try:
+            overrides = dict(_split(line) for line in yaml.safe_load(file.read_text()) or [])
+            result = json.loads((run / RESULT).read_text()) if (run / RESULT).is_file() else {}
+            jobs.append(Job(run, overrides, **result))
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{run}: {file.name} or {RESULT} cannot be read ({error!r}); remove this run from the sweep's folder"
+            ) from error
     return jobs
 
 
@@ -129,7 +134,7 @@ def write_sweep(folder: str | Path) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: text.cell(value) for name, value in row.items()} for row in rows)
     write_bytes(folder / "sweep.csv", buffer.getvalue().encode())
     _plot(rows, folder / "sweep.png")
     columns = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from maskvos.errors import UserError, nearest
+from maskvos.settings.table import check_settings
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,11 @@ class Style:
     h264: float = 0.25
 
     def __post_init__(self) -> None:
+        check_settings(vars(self), "data.style")
         for name in ("area", "speed"):
             low, high = getattr(self, name)
-            if not 0 < low <= high < 1:
-                raise UserError(f"synthetic: {name}={low, high}; give [low, high] with 0 < low <= high < 1")
-        if self.objects < 1 or self.distractors < 0:
-            raise UserError(
-                f"synthetic: objects={self.objects}, distractors={self.distractors}; choose at least one object"
-            )
-        no_probability = ("area", "speed", "objects", "distractors")
-        for field in fields(self):
-            if field.name not in no_probability and not 0 <= getattr(self, field.name) <= 1:
-                raise UserError(
-                    f"synthetic: {field.name}={getattr(self, field.name)}; choose a probability from 0 to 1"
-                )
+            if low > high:
+                raise UserError(f"data.style.{name}={[low, high]}: give the lower end first")
 
     @classmethod
     def of(cls, settings: Mapping[str, object] | None) -> Style:

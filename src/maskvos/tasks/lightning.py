@@ -88,11 +88,6 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), wandb_
         UserError: The hardware is missing, or the Trainer does not accept its settings.
     """
     check_hardware(cfg)
-    if (precision := str(cfg.trainer.precision)) in ("16-true", "bf16-true"):
-        raise UserError(
-            f"trainer.precision={precision}: weights in half precision are not supported, since the fit of the camera "
-            f"motion and the losses need float32; use {precision.replace('true', 'mixed')}"
-        )
     # A part that the command line sets to null is left out.
     loggers = [
         build(node, f"logger.{name}", **({"id": wandb_id} if name == "wandb" and wandb_id and not node.id else {}))

@@ -12,7 +12,6 @@ from maskvos.data.sources import expand, opened
 from maskvos.environment import ended_by_sigterm, parse_shard, processes
 from maskvos.errors import UserError
 from maskvos.inference.archive import share
-from maskvos.inference.engines import check_precision
 from maskvos.inference.live import write_source
 from maskvos.media.live import LiveSource
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
@@ -29,7 +28,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder | pattern | address | camera>")
     check_hardware(cfg)
-    check_precision(cfg.trainer.precision)
     with opened(*expand(str(cfg.input))) as source:
         return _predict(cfg, source)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -18,10 +19,13 @@ from maskvos.tasks.common import plain
 from maskvos.tasks.lightning import build_data, build_module, build_trainer, metrics_of
 from maskvos.training.ema import EMA
 from maskvos.training.loggers import CsvLogger
-from maskvos.training.resume import WANDB_ID, WARM_START, read_resumable
+from maskvos.training.resume import WANDB_ID, cannot_restore, read_resumable
 from maskvos.weights.checkpoint import load_weights
 
 log = logging.getLogger(__name__)
+
+# What Lightning and optimisers raise for a damaged training state, at the latest in the first step.
+_RESTORING = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError)
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -52,10 +56,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
     except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
         log.warning("interrupted; resume with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
         raise
-    except ValueError as error:
-        if cfg.ckpt_path is None or "parameter group" not in str(error):
+    except _RESTORING as error:
+        if cfg.ckpt_path is None or module.has_trained or isinstance(error, UserError | torch.OutOfMemoryError):
             raise
-        raise UserError(f"{cfg.ckpt_path}: its optimiser has other parameter groups ({error}); {WARM_START}") from error
+        raise cannot_restore(cfg.ckpt_path, repr(error)) from error
     return _summarise(trainer, time.monotonic() - begin)
 
 

@@ -18,6 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from maskvos.errors import UserError, nearest
+from maskvos.settings.table import check_settings
 from maskvos.training.resume import LAST
 
 log = logging.getLogger(__name__)
@@ -119,9 +120,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, dirpath: str | Path, every_n_steps: int | None = None, every_minutes: float | None = None):
-        for name, value in {"every_n_steps": every_n_steps, "every_minutes": every_minutes}.items():
-            if value is not None and value <= 0:
-                raise UserError(f"callbacks.last.{name}={value}: must be above 0, or null to disable")
+        check_settings({"every_n_steps": every_n_steps, "every_minutes": every_minutes}, "callbacks.last")
         self.path = Path(dirpath) / f"{LAST}.ckpt"
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes

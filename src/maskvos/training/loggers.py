@@ -25,13 +25,14 @@ class CsvLogger(CSVLogger):
         super().__init__(save_dir, name, version, flush_logs_every_n_steps=1)
         path = Path(self.log_dir) / "metrics.csv"
         # Read now: Lightning deletes the file when it logs the first row.
-        self._rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        self._rows = list(csv.DictReader(text.splitlines()))
 
     @rank_zero_only
     def continue_from(self, step: int) -> None:
         """Keep rows of an earlier training in this folder that were logged before a step."""
-        kept = [row for row in self._rows if int(row["step"]) < step]
-        self.experiment.metrics[:0] = [{name: value for name, value in row.items() if value} for row in kept]
+        kept = [row for row in self._rows if (row.get("step") or "").isdecimal() and int(row["step"]) < step]
+        self.experiment.metrics[:0] = [{name: value for name, value in row.items() if name and value} for row in kept]
 
 
 class WandbLogger(LightningWandbLogger):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskvos.errors import UserError, nearest
+from maskvos.settings.table import check_settings
 
 
 class BCE(nn.Module):
@@ -39,12 +40,7 @@ class BoundaryBCE(nn.Module):
 
     def __init__(self, width: int = 31, factor: float = 5.0) -> None:
         super().__init__()
-        if width < 1 or width % 2 == 0:
-            raise UserError(
-                f"loss.width={width}: must be odd and positive, so that the window has a centre; choose for example 31"
-            )
-        if factor < 0:
-            raise UserError(f"loss.factor={factor}: must not be negative; 0 is plain cross-entropy")
+        check_settings({"width": width, "factor": factor}, "loss")
         self.width = width
         self.factor = factor
 
@@ -71,11 +67,7 @@ class Focal(nn.Module):
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = 0.25) -> None:
         super().__init__()
-        if gamma < 0 or (alpha is not None and not 0 <= alpha <= 1):
-            raise UserError(
-                f"loss: gamma {gamma} must not be negative, and alpha {alpha} must be from 0 to 1, or null; choose for "
-                "example loss.gamma=2 loss.alpha=0.25"
-            )
+        check_settings({"gamma": gamma, "alpha": alpha}, "loss")
         self.gamma = gamma
         self.alpha = alpha
 
@@ -146,8 +138,7 @@ class WeightedSum(nn.Module):
         for name, weight in (weights or {}).items():
             if name not in terms:
                 raise UserError(f"loss.weights.{name}: no loss of this name in loss.terms; {nearest(name, terms)}")
-            if weight < 0:
-                raise UserError(f"loss.weights.{name}={weight}: must not be negative; 0 disables the loss")
+            check_settings(weight, f"loss.weights.{name}")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in terms}
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if self.weights[name] > 0})
         if not self.terms:

@@ -77,6 +77,7 @@ class SegmentationModule(pl.LightningModule):
         self.test_metric = VideoMetric(protocol)
         # Lightning's own mean over processes assumes equal numbers of samples.
         self.val_loss = MeanMetric()
+        self.has_trained = False
         self._momenta: dict[_BatchNorm, float | None] = {}
         self.train()
 
@@ -149,6 +150,10 @@ class SegmentationModule(pl.LightningModule):
         """Restore the momentum of batch norms."""
         for norm, momentum in self._momenta.items():
             norm.momentum = momentum
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Note that a step was possible."""
+        self.has_trained = True
 
     def on_validation_epoch_start(self) -> None:
         """Give the metric the list of frames."""

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.pixel_decoder import DeformablePixelDecoder
-
-_FREEZE_NORMS = ("none", "encoders", "all")
-_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+from maskvos.settings.table import check_settings
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,7 @@ class TrainingOptions:
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.backbone_factor < 0:
-            raise UserError(f"train.backbone_factor={self.backbone_factor}: must not be negative, for example 0.1")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"train.layer_decay={self.layer_decay}: must be above 0 and at most 1 (no decay)")
-        if self.freeze_layers < 0:
-            raise UserError(f"train.freeze_layers={self.freeze_layers}: must not be negative; 0 trains all layers")
-        if self.freeze_norms not in _FREEZE_NORMS:
-            raise UserError(f"train.freeze_norms={self.freeze_norms}; {nearest(str(self.freeze_norms), _FREEZE_NORMS)}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"train.ema={self.ema}: must be between 0 and 1, for example 0.999, or null")
-        if self.compile is not None and self.compile not in _COMPILE_MODES:
-            raise UserError(f"train.compile={self.compile}; {nearest(str(self.compile), _COMPILE_MODES)}, or null")
+        check_settings(vars(self), "train")
 
     def prepare(self, network: nn.Module) -> list[nn.Module]:
         """Apply the options to a network, before the optimiser is created.

@@ -25,6 +25,9 @@ PREVIOUS = "last-previous"
 WANDB_ID = "wandb_id"
 """Key of a checkpoint that holds the id of its training's wandb run."""
 WARM_START = "start a new training from its weights with init_from="
+# Kinds of a checkpoint's parts.
+_STATE: dict[str, type] = {"maskvos": dict, "loops": dict, "callbacks": dict, "epoch": int, "global_step": int}
+_STATE |= {"optimizer_states": list, "lr_schedulers": list, "pytorch-lightning_version": str}
 # Settings that do not affect the training, and groups that appear again under model and data.
 _FREE = (
     *("task", "name", "ckpt_path", "init_from", "input", "output", "predictions", "missing", "shard", "backend"),
@@ -107,19 +110,31 @@ def read_resumable(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         raise
     if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
         raise UserError(f"{path} holds weights but no training state to resume from; {WARM_START}")
-    made = migrate(checkpoint.get("maskvos", {}).get("config", {}))
-    if "optim" in made and made["optim"]["_target_"] != config["optim"]["_target_"]:
+    wrong = [name for name, kind in _STATE.items() if not isinstance(checkpoint.get(name, kind()), kind)]
+    if wrong:
+        raise cannot_restore(path, f"no training writes such {', '.join(wrong)}")
+    try:
+        made = migrate(checkpoint.get("maskvos", {}).get("config", {}))
+        optimizer = made.get("optim", config["optim"])["_target_"]
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise cannot_restore(path, f"its configuration: {error!r}") from error
+    if optimizer != config["optim"]["_target_"]:
         raise UserError(
-            f"{path} was trained with {made['optim']['_target_']}, whose state {config['optim']['_target_']} cannot "
+            f"{path} was trained with {optimizer}, whose state {config['optim']['_target_']} cannot "
             f"load; give the optim= that it was trained with, or {WARM_START}"
         )
-    log.info("resuming %s, epoch %d, step %d", path, checkpoint["epoch"], checkpoint["global_step"])
+    log.info("resuming %s, epoch %s, step %s", path, checkpoint.get("epoch"), checkpoint.get("global_step"))
     changed = changed_settings(made, config)
     for line in changed:
         log.warning("resume: %s", line)
     if any("ignored" in line for line in changed):
         log.warning("resume: to change settings of the optimiser, %s", WARM_START)
     return checkpoint
+
+
+def cannot_restore(path: str | Path, reason: str) -> UserError:
+    """The error for a checkpoint whose training state is damaged."""
+    return UserError(f"{path}: its training state cannot be restored ({reason}); {WARM_START}")
 
 
 def previous(path: Path) -> Path | None:

@@ -49,7 +49,9 @@ def load_weights(
     Raises:
         UserError: The file holds another architecture.
     """
-    name = trained_as or checkpoint.get("maskvos", {}).get("config", {}).get("name")
+    about = checkpoint.get("maskvos")
+    config = about.get("config") if isinstance(about, Mapping) else None
+    name = trained_as or (config.get("name") if isinstance(config, Mapping) else "")
     source = f"{path} (trained as '{name}')" if name else str(path)
     tensors = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, source).items()}
     return load_state(network, tensors, source=source, strict=strict)

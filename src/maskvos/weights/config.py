@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from maskvos.build import check_targets
 from maskvos.errors import UserError, nearest
+from maskvos.settings.table import check_settings
 from maskvos.weights import bundled
 from maskvos.weights.exported import SUFFIXES, exported_config
 
@@ -74,6 +76,7 @@ class InferenceConfig:
         if bundled.find(Path(source).stem) != Path(source):  # checking imports the classes, and thereby torch
             check_targets(self.model, source, trust)
         check_targets(self.flow, source, trust)
+        check_settings(self.to_config(), source=source)
         flow = {key: self.flow[key] for key in ("_target_", "estimator", "direction", "gap") if key in self.flow}
         return replace(self, model=without_pretrained(self.model), flow=flow)
 
@@ -118,7 +121,7 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
         if config:
             config = migrate(config)
             InferenceConfig.from_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: its configuration is not one of maskvos ({error!r}); give the checkpoint of a training"
         ) from error
@@ -185,4 +188,6 @@ def find_checkpoint(
             f"checkpoints/{wanted}.ckpt; train first, or give the name= and paths.runs= of the training, or the "
             f"checkpoint's path; {nearest(wanted, {*known, *bundled.names()})}"
         )
-    return max(runs, key=lambda file: file.stat().st_mtime)
+    # A file from the future, of a clock that was wrong, is older than all others.
+    now = time.time() + 60
+    return max(runs, key=lambda file: (file.stat().st_mtime <= now, file.stat().st_mtime))

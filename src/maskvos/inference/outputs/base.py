@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from maskvos.data.streams import FrameTimes
-from maskvos.errors import UserError
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.media.background import parse_background, parse_colour
 from maskvos.media.draw import Colour
@@ -48,12 +47,8 @@ class Look(NamedTuple):
         """From the settings of the writer.
 
         Raises:
-            UserError: One is out of range.
+            UserError: A colour or background is none.
         """
-        if not 0 <= opacity <= 1:
-            raise UserError(f"writer.opacity is {opacity}; it must be from 0 to 1")
-        if outline < 0:
-            raise UserError(f"writer.outline is {outline}; it must not be negative")
         return cls(
             parse_colour(colour, "writer.colour"),
             opacity,

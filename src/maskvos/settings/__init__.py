@@ -1,0 +1,1 @@
+"""The settings: what each of them may be, and one check of all of them."""

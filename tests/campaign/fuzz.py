@@ -1,0 +1,444 @@
+"""A seeded mutation fuzzer over every kind of file that maskvos reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import fakes
+import maskvos
+from brightness import predict
+from campaign.laws import Case, content
+from maskvos import run as entrypoint
+from maskvos.build import build
+from maskvos.data.check import check
+from maskvos.data.datasets.davis import davis
+from maskvos.data.datasets.fbms import fbms
+from maskvos.data.datasets.youtube_vos import youtube_vos
+from maskvos.flow.codec import read_flow, write_flow
+from maskvos.flow.compute import compute_flows
+from maskvos.flow.dis import DIS
+from maskvos.flow.store import FlowStore
+from maskvos.media.video import VideoWriter
+from maskvos.run import compose
+from maskvos.weights.config import InferenceConfig
+from maskvos.weights.export import export
+
+SIZE = (32, 48)
+Mutate = Callable[[random.Random, bytes], bytes]
+
+# ---------------------------------------------------------------- mutations
+
+
+def mutate(chance: random.Random, data: bytes) -> bytes:
+    """A file with one or several random damages."""
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
+        data = chance.choice(_DAMAGES)(chance, bytearray(data))
+    return data
+
+
+def _place(chance: random.Random, data: bytearray) -> slice:
+    start = chance.randrange(len(data) + 1)
+    return slice(start, min(len(data), start + chance.choice((1, 2, 4, 16, 256))))
+
+
+def _set(values: Callable[[random.Random, int], bytes]) -> Callable[[random.Random, bytearray], bytes]:
+    def damage(chance: random.Random, data: bytearray) -> bytes:
+        place = _place(chance, data)
+        data[place] = values(chance, place.stop - place.start)
+        return bytes(data)
+
+    return damage
+
+
+def _flip(chance: random.Random, data: bytearray) -> bytes:
+    for _ in range(chance.choice((1, 8)) if data else 0):
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(data)
+
+
+def _cut(chance: random.Random, data: bytearray) -> bytes:
+    return bytes(data[: chance.randrange(len(data) + 1)])
+
+
+def _repeat(chance: random.Random, data: bytearray) -> bytes:
+    place = _place(chance, data)
+    data[place.stop : place.stop] = data[place] * chance.choice((1, 3, 50))
+    return bytes(data)
+
+
+_DAMAGES: tuple[Callable[[random.Random, bytearray], bytes], ...] = (
+    *(_flip, _flip, _cut, _repeat),
+    _set(lambda chance, size: chance.randbytes(size)),
+    *(_set(lambda chance, size, value=value: value * size) for value in (b"\0", b"\xff", b"\x7f")),
+    _set(lambda chance, size: b""),
+    _set(lambda chance, size: chance.randbytes(chance.choice((1, 7, 300)))),
+)
+
+WORDS: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 2**31, 2**63, 1e308, -1e-9, float("nan"), "", "a", "../x", "/etc/passwd", "${seed}", "\0"),
+    *("=1+1", "é" * 300, "[" * 50, [], {}, [[]], [0] * 100, {"_target_": "os.system", "command": "touch out"}, {"": 1}),
+)
+
+
+def junk(chance: random.Random, node: Any) -> Any:
+    """Nested containers with one or several values replaced, removed or added."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(part: Any) -> None:
+        inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+        for key, value in inner:
+            places.append((part, key))
+            walk(value)
+
+    walk(node)
+    for _ in range(chance.choice((1, 1, 2, 5)) if places else 0):
+        part, key = chance.choice(places)
+        if isinstance(part, dict) and chance.random() < 0.3:
+            part.pop(key, None)
+        elif isinstance(part, dict) and chance.random() < 0.2:
+            part[chance.choice(("x", "_target_", "__class__"))] = chance.choice(WORDS)
+        elif isinstance(part, dict) or key < len(part):
+            part[key] = chance.choice(WORDS)
+    return node
+
+
+def lines(chance: random.Random, data: bytes) -> bytes:
+    """A text with lines removed, repeated, mixed or replaced, or damaged as any file."""
+    if chance.random() < 0.3:
+        return mutate(chance, data)
+    found = data.splitlines()
+    for _ in range(chance.choice((1, 2, 5))):
+        place = chance.randrange(len(found) + 1)
+        word = str(chance.choice(WORDS)).encode(errors="replace")
+        change = chance.randrange(5)
+        if change == 0:
+            found[place : place + 1] = []
+        elif change == 1:
+            found[place:place] = found[place : place + 1] * 2
+        elif change == 2:
+            found.insert(place, word)
+        elif place < len(found):
+            parts = found[place].split(b" " if change == 3 else b"/")
+            parts[chance.randrange(len(parts))] = word
+            found[place] = b" ".join(parts)
+    return b"\n".join(found)
+
+
+# ---------------------------------------------------------------- sound files
+
+
+@cache
+def movie(suffix: str, codec: str) -> bytes:
+    """A movie of five frames."""
+    path = _SCRATCH / f"movie{suffix}"
+    with VideoWriter(path, fps=25) if codec == "h264" else _other(path, codec) as writer:
+        for index in range(5):
+            writer.write(fakes.frame(index, SIZE))
+    return path.read_bytes()
+
+
+class _other:
+    """A movie in a codec that maskvos reads only."""
+
+    def __init__(self, path: Path, codec: str) -> None:
+        import av
+
+        self.container = av.open(str(path), "w")
+        self.stream = self.container.add_stream(codec, rate=25)
+        self.stream.width, self.stream.height = SIZE[1], SIZE[0]
+        self.stream.pix_fmt = {"mjpeg": "yuvj420p", "ffv1": "yuv420p"}.get(codec, "yuv420p")
+
+    def write(self, image: np.ndarray) -> None:
+        import av
+
+        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+
+    def __enter__(self) -> _other:
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        self.container.mux(self.stream.encode())
+        self.container.close()
+
+
+@cache
+def picture(suffix: str, label: bool = False) -> bytes:
+    image = Image.fromarray(fakes.mask(0, SIZE) * 255 if label else fakes.frame(0, SIZE))
+    written = io.BytesIO()
+    image.save(written, {".jpg": "JPEG", ".tif": "TIFF", ".ppm": "PPM"}.get(suffix, suffix[1:]))
+    return written.getvalue()
+
+
+@cache
+def trained() -> tuple[Any, InferenceConfig]:
+    """The smallest network and how it is used."""
+    torch.manual_seed(0)
+    config = _plain(compose(["+experiment=smoke", f"data.size=[{SIZE[0]},{SIZE[1]}]", "backbone.pretrained=false"]))
+    return build(config["model"], "model").eval(), InferenceConfig.from_config(config)
+
+
+def _plain(cfg: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.to_container(cfg)
+    node.pop("paths", None)
+    return OmegaConf.to_container(
+        OmegaConf.create({**node, "paths": {"data": "d", "runs": "r", "run": "r"}}), resolve=True
+    )
+
+
+@cache
+def checkpoint() -> bytes:
+    network, config = trained()
+    written = io.BytesIO()
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, "maskvos": {"version": "0", "config": config.to_config()}}, written)
+    return written.getvalue()
+
+
+@cache
+def exported(file_format: str) -> bytes:
+    network, config = trained()
+    path = _SCRATCH / f"network.{file_format}"
+    formats = {"onnx": "onnx", "ts": "torchscript", "pt2": "pt2"}
+    export(network, path, formats[file_format], SIZE, config.to_config())
+    return path.read_bytes()
+
+
+_SCRATCH = Path()
+
+
+def scratch() -> Path:
+    """Where sound files are made."""
+    return _SCRATCH
+
+
+def warm(scratch: Path) -> None:
+    """Make all sound files, so that cases fork from a process that has them."""
+    global _SCRATCH
+    _SCRATCH = scratch
+    for kind in MOVIES:
+        movie(*kind)
+    checkpoint()
+    exported("onnx")
+    exported("ts")
+    cached()
+
+
+# ---------------------------------------------------------------- cases
+
+MOVIES = ((".mp4", "h264"), (".avi", "mjpeg"), (".mkv", "ffv1"), (".webm", "libvpx-vp9"), (".mpg", "mpeg2video"))
+PICTURES = (".jpg", ".png", ".bmp", ".tif", ".webp", ".ppm")
+FRAMES = np.stack([fakes.frame(index, SIZE) for index in range(3)])
+
+
+def _case(group: str, seed: int, prepare: Callable[[random.Random, Path], object], act: Any, **more: Any) -> Case:
+    return Case(group, f"seed {seed}", lambda place: prepare(random.Random(f"{group} {seed}"), place), act, **more)
+
+
+def movies(seed: int) -> Case:
+    suffix, codec = MOVIES[seed % len(MOVIES)]
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        (place / f"in{suffix}").write_bytes(mutate(chance, movie(suffix, codec)))
+
+    return _case("movies", seed, prepare, partial(_predicted, f"in{suffix}"), after=_as_manifest)
+
+
+def pictures(seed: int) -> Case:
+    suffix = PICTURES[seed % len(PICTURES)]
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        fakes.write_folder(place / "in", 3, SIZE, suffix)
+        (place / "in" / f"0000{chance.randrange(3)}{suffix}").write_bytes(mutate(chance, picture(suffix)))
+
+    return _case("pictures", seed, prepare, partial(_predicted, "in"), after=_as_manifest)
+
+
+def _predicted(source: str) -> None:
+    predict(Path(source), Path("out"), kinds=["masks", "overlay"])
+
+
+def _as_manifest(place: Path, status: int) -> str | None:
+    """What is called complete is there."""
+    found = place / "out" / "in" / "manifest.json"
+    if not found.exists():
+        return None if status else "no manifest"
+    made = json.loads(found.read_text())
+    masks = len(list((place / "out" / "in" / "masks").glob("*.png")))
+    if made["complete"] and (status or masks != made["frames"] or not (place / "out" / "in" / "overlay.mp4").exists()):
+        return f"complete at status {status}, with {masks} of {made['frames']} masks"
+    return None if made["complete"] or status or "expected" in made else "neither complete nor short"
+
+
+def masks(seed: int) -> Case:
+    def prepare(chance: random.Random, place: Path) -> None:
+        fakes.write_davis(place / "d")
+        for sequence in fakes.DAVIS_SPLITS["val"]:
+            for index in range(3):
+                fakes.write_mask(place / "p" / sequence / f"{index:05d}.png", fakes.mask(index))
+        top = chance.choice((place / "p", place / "d" / "Annotations"))
+        path = chance.choice(sorted(top.rglob("*.png")))
+        path.write_bytes(mutate(chance, path.read_bytes()))
+
+    return _case("masks", seed, prepare, lambda: print(maskvos.evaluate("p", davis("d", "val")).table()))
+
+
+def flows(seed: int) -> Case:
+    suffix = (".flo", ".png")[seed % 2]
+    flow = np.random.default_rng(0).normal(size=(*SIZE, 2)).astype(np.float32)
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        write_flow(place / f"x{suffix}", flow)
+        (place / f"x{suffix}").write_bytes(mutate(chance, (place / f"x{suffix}").read_bytes()))
+
+    return _case("flow files", seed, prepare, lambda: read_flow(f"x{suffix}"))
+
+
+def caches(seed: int) -> Case:
+    def prepare(chance: random.Random, place: Path) -> None:
+        shutil.copytree(cached(), place, dirs_exist_ok=True)
+        path = chance.choice(sorted((place / "cache").rglob("*.flo")))
+        path.write_bytes(mutate(chance, path.read_bytes()))
+
+    def after(place: Path, status: int) -> str | None:
+        # Damage within the numbers cannot be seen, but headers and sizes are as they were.
+        now, before = (content(folder / "cache", "*.flo") for folder in (place, cached()))
+        same = {name: (data[:12], len(data)) for name, data in now.items()}
+        return None if same == {name: (data[:12], len(data)) for name, data in before.items()} else "damage was kept"
+
+    return _case("flow caches", seed, prepare, partial(_fill, Path()), statuses=(0,), after=after)
+
+
+def _fill(place: Path) -> None:
+    compute_flows(davis(place / "d", "val"), FlowStore(DIS(), place / "cache"), None, 0)
+
+
+@cache
+def cached() -> Path:
+    """A dataset with its flow."""
+    fakes.write_davis(_SCRATCH / "cached" / "d", frames=2)
+    _fill(_SCRATCH / "cached")
+    return _SCRATCH / "cached"
+
+
+def checkpoints(seed: int) -> Case:
+    suffix = (".ckpt", ".safetensors")[seed % 2 if seed % 3 else 0]
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        if suffix == ".safetensors":
+            from safetensors.torch import save
+
+            network, config = trained()
+            data = save(network.state_dict(), {"config": json.dumps(junk(chance, config.to_config()))})
+            (place / f"x{suffix}").write_bytes(mutate(chance, data) if chance.random() < 0.5 else data)
+        elif chance.random() < 0.5:
+            (place / "x.ckpt").write_bytes(mutate(chance, checkpoint()))
+        else:
+            found = torch.load(io.BytesIO(checkpoint()), weights_only=True)
+            torch.save(junk(chance, found), place / "x.ckpt")
+
+    return _case("checkpoints", seed, prepare, partial(_loaded, f"x{suffix}"))
+
+
+def exports(seed: int) -> Case:
+    suffix = "ts" if seed % 10 == 0 else "onnx"
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        data = exported(suffix)
+        end = chance.choice((2000, len(data)))  # structure is at both ends
+        head, rest = (data[:end], data[end:]) if chance.random() < 0.5 else (data[-end:], data[:-end])
+        damaged = mutate(chance, head)
+        (place / f"x.{suffix}").write_bytes(damaged + rest if data.startswith(head) else rest + damaged)
+
+    statuses = (2,) if suffix == "ts" else (0, 2)
+    return _case("exported files", seed, prepare, partial(_loaded, f"x.{suffix}"), statuses=statuses)
+
+
+def _loaded(name: str) -> None:
+    maskvos.load(name, device="cpu")(FRAMES)
+
+
+def manifests(seed: int) -> Case:
+    def prepare(chance: random.Random, place: Path) -> None:
+        fakes.write_folder(place / "in", 2, SIZE)
+        predict(place / "in", place / "out", kinds=["masks"])
+        path = place / "out" / "in" / "manifest.json"
+        made = path.read_bytes()
+        text = mutate(chance, made) if chance.random() < 0.5 else json.dumps(junk(chance, json.loads(made))).encode()
+        path.write_bytes(text)
+
+    def act() -> None:
+        predict(Path("in"), Path("out"), kinds=["masks"], existing="overwrite" if seed % 2 else "resume")
+
+    return _case("manifests", seed, prepare, act, statuses=(0,) if seed % 2 else (0, 2))
+
+
+def lists(seed: int) -> Case:
+    kind = ("davis", "davis2017", "fbms", "youtube_vos")[seed % 4]
+    listed: dict[str, tuple[str, Callable[[], Any]]] = {
+        "davis": ("ImageSets/**/*.txt", lambda: davis("d", "val")),
+        "davis2017": ("ImageSets/**/*.txt", lambda: davis("d", "val", year=2017)),
+        "fbms": ("**/*Def.dat", lambda: fbms("d", "test")),
+        "youtube_vos": ("train/meta.json", lambda: youtube_vos("d", "train")),
+    }
+    pattern, videos = listed[kind]
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        fakes.WRITERS[kind](place / "d")
+        path = chance.choice(sorted((place / "d").glob(pattern)))
+        if path.suffix == ".json" and chance.random() < 0.6:
+            path.write_text(json.dumps(junk(chance, json.loads(path.read_text()))))
+        else:
+            path.write_bytes(lines(chance, path.read_bytes()))
+
+    def act() -> None:
+        report = check({"test": videos}, FlowStore(DIS()))
+        if report.problems:
+            print("error: problems", file=sys.stderr)
+            sys.exit(2)
+
+    return _case("dataset lists", seed, prepare, act)
+
+
+def yamls(seed: int) -> Case:
+    sound = Path(__file__).parents[2].joinpath("conf/experiment/light_scratch.yaml").read_bytes()
+
+    def prepare(chance: random.Random, place: Path) -> None:
+        (place / "mine" / "experiment").mkdir(parents=True)
+        (place / "mine" / "experiment" / "mine.yaml").write_bytes(lines(chance, sound))
+
+    return _case("yaml", seed, prepare, partial(command, "--config-dir", "mine", "+experiment=mine", "task=report"))
+
+
+def command(*arguments: str) -> None:
+    """Run the command."""
+    sys.argv = ["maskvos", *arguments]
+    entrypoint.main()
+
+
+FUZZERS: dict[Callable[[int], Case], int] = {
+    movies: 260,
+    pictures: 220,
+    masks: 150,
+    flows: 150,
+    caches: 50,
+    checkpoints: 160,
+    exports: 120,
+    manifests: 110,
+    lists: 120,
+    yamls: 60,
+}
+"""Each with its number of cases in the campaign."""
