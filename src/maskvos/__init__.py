@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 # OpenMP reads this when PyTorch is loaded: idle threads sleep instead of spinning, which would take the cores from the
 # decoding and flow threads, and from other programs. A value of the user's own is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# ONNX Runtime 1.32 and newer would report its use to Microsoft, and keep an identifier in the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# PyTorch reads this when it is loaded: what Apple's GPUs (MPS) cannot compute is computed on the CPU.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 if TYPE_CHECKING:
     from maskvos.api import SegmentedFrame, Segmenter, evaluate, load, segment

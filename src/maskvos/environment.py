@@ -26,7 +26,7 @@ def cores() -> int:
 def cpu_name() -> str:
     """The processor's model where the system names it, else its architecture."""
     if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
         if name and name != "unknown":
             return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -196,6 +197,19 @@ def test_settings_belong_to_the_framework_and_file_names_do_not(
     for arguments in ([], ["clip.mp4"], ["--help"], ["--version"], ["a b.mp4", "-o", "out"], ["-"], ["x=1 .mp4", "-o"]):
         (tmp_path / "x=1 .mp4").touch()
         assert not is_long_form(arguments)
+
+
+def test_it_needs_no_home_folder_and_no_network(tmp_path: Path) -> None:
+    movie(tmp_path / "clip.mp4", 2)
+    code = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None\n"
+    code += "sys.argv[1:] = ['clip.mp4', '-o', 'out']\n"
+    code += "from maskvos.cli.command import main; main()"
+    nowhere = {"HOME": "/dev/null", "USERPROFILE": "/dev/null", "XDG_CACHE_HOME": "/dev/null/cache"}
+    call, env = [sys.executable, "-c", code], {**os.environ, **nowhere}
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "out" / "clip" / "overlay.mp4").is_file()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], []])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 from maskvos.errors import UserError
-from maskvos.inference.engines import Engine, OnnxEngine, OpenVINOEngine
+from maskvos.inference import engines
+from maskvos.inference.engines import Engine, OnnxEngine, OpenVINOEngine, has_gpu
 from maskvos.inference.torch_engine import TorchEngine, TorchFileEngine, digest, resolve_device
 from maskvos.models.network import MaskVOS
 from maskvos.weights.export import export
@@ -119,6 +121,12 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("gpu")
     with pytest.raises(UserError, match="device=cup: did you mean 'cpu'"):
         resolve_device("cup")
+    monkeypatch.setattr(engines.sys, "platform", "darwin")
+    assert not has_gpu()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert has_gpu()
+    assert resolve_device("auto") == resolve_device("mps") == torch.device("mps")
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"  # read when PyTorch is loaded
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "3")

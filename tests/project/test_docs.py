@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from maskvos import __version__
 from maskvos.build import build
 from maskvos.cli.compose import CONF
 from maskvos.cli.hints import RENAMED
+from maskvos.media.images import read_image, write_image
 from maskvos.media.video import VideoWriter
 from maskvos.run import compose, run
 from maskvos.settings.table import TASKS
@@ -166,6 +168,21 @@ def test_python_of_extending_runs(
             movie.write(image)
     exec(block.text, {})
     assert list(tmp_path.glob("out/my_clip/masks/*.png")) or len(Path("boxes.csv").read_text().splitlines()) == 2
+
+
+def test_an_exported_file_runs_without_maskvos(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network.onnx").symlink_to(exported)
+    for index, image in enumerate(generate_clip(7, 4, (241, 427)).rgb):
+        write_image(tmp_path / "frames" / f"{index:05d}.png", image)
+    (block,) = snippets(TEXTS["docs/prediction.md"])
+    assert "maskvos" not in block.text
+    exec(block.text, {})
+    run(compose(["task=predict", "ckpt_path=network.onnx", "input=frames", "output=out", "trainer=cpu"], tmp_path))
+    for index in range(4):
+        ours = read_image(tmp_path / "out" / "frames" / "masks" / f"{index:05d}.png")
+        np.testing.assert_array_equal(read_image(tmp_path / f"{index:05d}.png"), ours)
+        assert 0 < ours.mean() < 255
 
 
 def test_python_of_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

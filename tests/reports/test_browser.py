@@ -30,6 +30,9 @@ def picture(video: str, frame: str) -> Example:
     return Example(image, truth, np.roll(truth, 5 * int(frame), axis=1))
 
 
+LONG = "a-sequence-whose-name-says-where-it-is-from-youtube-objects-aeroplane-0001-shot-002"
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Paths of a report and of a comparison."""
@@ -38,7 +41,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for index, name in enumerate(
         ("swin_t", "efficientnetv2_s", "a-very-long-name-of-an-experiment-that-somebody-chose")
     ):
-        videos = {f"{animal}-{index}": 40 for animal in ("bear", "cow", "dog") for index in range(5)}
+        videos = {f"{animal}-{index}": 40 for animal in ("bear", "cow", LONG) for index in range(5)}
         about = about_run(
             "test", {"name": name, "optim": {"lr": 0.1 * index}}, [], 600, 20.0 + index, "best.ckpt", "cpu"
         )
@@ -47,6 +50,26 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "report": found["swin_t"],
         "comparison": compare(read_runs([path.parent for path in found.values()]), root / "out"),
     }
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_no_text_is_clipped_and_tables_that_scroll_say_so(browser: Any, pages: dict[str, Path], name: str) -> None:
+    for size in SIZES:
+        page, _, _ = opened(browser, pages[name], SIZES[size])
+        clipped = page.evaluate(
+            """() => [...document.querySelectorAll("main *")]
+              .filter(e => e.children.length === 0 && e.textContent.trim() && e.scrollWidth > e.clientWidth + 1)
+              .filter(e => getComputedStyle(e).overflowX !== "visible").map(e => e.textContent)"""
+        )
+        assert not clipped
+        boxes = page.evaluate(
+            """() => [...document.querySelectorAll(".scroll")].map(e => [e.scrollWidth > e.clientWidth + 1,
+              getComputedStyle(e.previousElementSibling).display !== "none", e.tabIndex])"""
+        )
+        assert boxes
+        assert all(said == scrolls and (index == 0) == scrolls for scrolls, said, index in boxes)
+        assert any(scrolls for scrolls, _, _ in boxes) is (size == "phone")
+        page.close()
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 import configs
 from fakes import SIZE, mask, write_davis
+from maskvos.cli.compose import run_name
 from maskvos.data.datasets.davis import davis
 from maskvos.errors import UserError
 from maskvos.media.images import write_image
@@ -30,6 +32,7 @@ from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.results import FrameRow, FrameScore, Summary
 from maskvos.reports import callback
 from maskvos.reports.callback import TestReport
+from maskvos.reports.comparison import read_runs
 from maskvos.reports.curves import downsample
 from maskvos.reports.examples import EXAMPLES, Example, candidates, saved_masks
 from maskvos.reports.report import ROWS, about_run, write_report
@@ -415,6 +418,34 @@ def test_the_evaluate_task_writes_a_report(tmp_path: Path) -> None:
     assert "evaluation report" in page.text
     assert str(masks) in page.text
     assert page.all("img")
+
+
+def test_evaluations_are_named_after_the_predictions(tmp_path: Path) -> None:
+    _, masks = davis_with_masks(tmp_path)
+    found = []
+    for name in ("pdb", "it's 2nd"):
+        shutil.copytree(masks, tmp_path / name / "masks")
+        # As on the command line, where quotes are added.
+        given = "predictions='{}'".format(str(tmp_path / name / "masks").replace("'", "\\'"))
+        cfg = compose(["task=evaluate", f"paths.data={tmp_path}", given, f"paths.runs={tmp_path / 'runs'}"])
+        assert Path(cfg.paths.run).parent == tmp_path / "runs" / name
+        run(cfg)
+        found.append(Path(cfg.paths.run))
+    assert [each.label for each in read_runs(found)] == ["pdb", "it's 2nd"]
+    assert "pdb" in Page(found[0] / "evaluation" / "report.html").text
+
+
+@pytest.mark.parametrize(
+    ("predictions", "name"),
+    [
+        ("runs/swin_t/2026-01-31_12-00-00/predictions", "swin_t"),
+        ("results/2019/pdb/", "pdb"),
+        ("/masks", "masks"),
+    ],
+)
+def test_folders_that_say_nothing_give_no_name(predictions: str, name: str) -> None:
+    assert run_name("evaluate", predictions) == name
+    assert run_name("train", predictions) == run_name("evaluate", None) == "maskvos"
 
 
 def test_the_terminal_shows_the_worst_sequences_only() -> None:

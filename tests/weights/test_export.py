@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,10 +128,26 @@ def test_mistakes_are_named(tiny: MaskVOS, tmp_path: Path) -> None:
             load_exported(tmp_path / f"broken.{suffix}")
 
 
+def notes(path: Path) -> dict[str, str]:
+    """What a file says of itself, as others than maskvos read it."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    with zipfile.ZipFile(path) as archive:
+        [entry] = [name for name in archive.namelist() if name.endswith("extra/about.json")]
+        return json.loads(archive.read(entry))
+
+
 @pytest.mark.parametrize("file_format", ["onnx", "torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_the_configuration_is_stored_in_the_file(tiny: MaskVOS, tmp_path: Path, file_format: str) -> None:
     pytest.importorskip("onnxruntime")
-    config = {"data": {"size": [64, 96]}, "tta": {"mirror": True, "flow": None}}
+    config = {"data": {"size": [64, 96]}, "tta": {"mirror": True, "flow": None}, "flow": {"direction": "backward"}}
     for number, stored in enumerate((config, None)):
         path = export(tiny, tmp_path / f"{number}{suffix_of(file_format)}", file_format, config=stored)
         assert exported_config(path) == stored
+        about = notes(path)
+        assert about.get("size") == (None if stored is None else "64x96")
+        assert "RGB from 0 to 1" in about["rgb"]
+        assert f"to the {'next' if stored is None else 'previous'} frame, in pixels" in about["flow"]
+        assert about["logits"].startswith("(batch, 1, height, width)")

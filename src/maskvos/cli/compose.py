@@ -31,6 +31,8 @@ _INFERENCE = ("test", "predict", "export", "benchmark")
 # Settings of a network that do not change its function at inference.
 _TRAINING_ONLY = ("pretrained", "published", "drop_path", "drop_path_rate", "dropout")
 
+_ANONYMOUS = re.compile(r"masks|predictions|results|outputs?|out|\.\.?|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+
 
 def launch_id() -> str | None:
     """Identifier shared by all processes of a torchrun or srun launch; None for a single process."""
@@ -73,6 +75,19 @@ def run_folder(runs: str, name: str, prefix: str = "") -> str:
     return str(Path(runs, str(name), prefix + run_id()))
 
 
+def run_name(task: str, predictions: str | None) -> str:
+    """Name of a run that is not given one: that of the masks that it evaluates, else maskvos.
+
+    Folders that say nothing, such as ``masks`` and those of date and time, leave it to the one above.
+    """
+    if task != "evaluate" or not predictions:
+        return "maskvos"
+    path = Path(str(predictions)).expanduser().absolute()
+    names = [name for name in reversed(path.parts[1:]) if not _ANONYMOUS.fullmatch(name)]
+    return names[0] if names else path.name or "maskvos"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("group_members", group_members, use_cache=True, replace=True)
 

@@ -71,7 +71,7 @@ def write_table(output: Path, videos: Sequence[Video]) -> None:
 
 def _row(path: Path, name: str) -> dict[str, Any]:
     try:
-        made = json.loads(path.read_text())
+        made = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         made = {}
     problem = made.get("error", "") or _problem(made)

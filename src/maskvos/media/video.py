@@ -19,7 +19,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from maskvos.errors import UserError
+from maskvos.errors import UserError, out_of_memory
 from maskvos.media.encode import Display, VideoWriter
 from maskvos.media.images import check_size
 

@@ -280,7 +280,7 @@ def _csv(rows: list[list[Any]]) -> str:
 
 def _read_csv(path: Path, names: tuple[str, ...]) -> list[tuple[dict[str, str], dict[str, float]]]:
     """Rows of a CSV file: the named columns as text, all others as numbers, without empty cells."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [
         (

@@ -21,7 +21,7 @@ from maskvos.errors import UserError, nearest, require
 from maskvos.media.files import cannot_write
 from maskvos.models.network import MaskVOS
 from maskvos.models.state_dict import DAMAGED
-from maskvos.weights.exported import CONFIG, identify
+from maskvos.weights.exported import ABOUT, CONFIG, describe, identify
 from maskvos.weights.onnx_file import open_onnx
 
 # Largest difference in logits between an exported network and the original, as a part of the largest logit.
@@ -61,7 +61,7 @@ def export(
         path: The file, written only when it has been verified.
         file_format: ``"onnx"``, ``"torchscript"`` or ``"pt2"`` (``torch.export``).
         size: (H, W) of a file with a fixed size.
-        config: How the network is used, stored in the file; see `exported_config`.
+        config: How the network is used, stored in the file, see `exported_config`, together with `describe`.
         half: Store the weights of an ONNX file in half precision, at half the size; it still computes in float32.
 
     Returns:
@@ -71,7 +71,7 @@ def export(
         UserError: The format is unknown, a package is missing, the file's logits differ by more than 1e-3 (0.02 in half
             precision) of the largest, or it cannot be written.
     """
-    writers: dict[str, Callable[[nn.Module, Path, tuple[int, int] | None, str], None]] = {
+    writers: dict[str, Callable[[nn.Module, Path, tuple[int, int] | None, dict[str, str]], None]] = {
         "onnx": _write_onnx,
         "torchscript": _write_torchscript,
         "pt2": _write_pt2,
@@ -86,7 +86,8 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():
             draft = Path(folder, f"draft{path.suffix}")
-            writers[file_format](module, draft, only, json.dumps(config or {}))
+            notes = {CONFIG: json.dumps(config or {}), **describe(config or {}, fixed=only is not None)}
+            writers[file_format](module, draft, only, notes)
             if half and file_format == "onnx":
                 _halve_onnx(draft)
             _verify(module, draft, file_format, only, _HALF_TOLERANCE if half else _TOLERANCE)
@@ -104,7 +105,7 @@ def _example(batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, 
     )
 
 
-def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
+def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, notes: dict[str, str]) -> None:
     require("onnx")
     require("onnxruntime")
     import onnx
@@ -124,7 +125,8 @@ def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, con
             dynamo=False,
         )
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {CONFIG: config})
+    onnx.helper.set_model_props(model, notes)
+    model.doc_string = "\n".join(f"{name}: {text}" for name, text in notes.items() if name != CONFIG)
     onnx.save(model, path)
 
 
@@ -147,22 +149,28 @@ def _halve_onnx(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _write_torchscript(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
+def _write_torchscript(module: nn.Module, path: Path, only: tuple[int, int] | None, notes: dict[str, str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for ONNX
         # Through memory, here and below: PyTorch's own writing does not distinguish a full disk from other failures.
         written = io.BytesIO()
         traced = torch.jit.trace(module, _example(2, (128, 160)), check_trace=False)
-        torch.jit.save(traced, written, _extra_files={CONFIG: config})
+        torch.jit.save(traced, written, _extra_files=_files(notes))
     path.write_bytes(written.getvalue())
 
 
-def _write_pt2(module: nn.Module, path: Path, only: tuple[int, int] | None, config: str) -> None:
+def _write_pt2(module: nn.Module, path: Path, only: tuple[int, int] | None, notes: dict[str, str]) -> None:
     axes = {axis: torch.export.Dim.AUTO for axis in ((0, 2, 3) if only is None else (0,))}
     program = torch.export.export(module, _example(2, only or (128, 160)), dynamic_shapes=(axes, axes))
     written = io.BytesIO()
-    torch.export.save(program, written, extra_files={CONFIG: config})
+    torch.export.save(program, written, extra_files=_files(notes))
     path.write_bytes(written.getvalue())
+
+
+def _files(notes: dict[str, str]) -> dict[str, str]:
+    """The configuration and the other notes as two files in an archive."""
+    about = {name: text for name, text in notes.items() if name != CONFIG}
+    return {CONFIG: notes[CONFIG], ABOUT: json.dumps(about, indent=2)}
 
 
 def _verify(module: nn.Module, path: Path, file_format: str, only: tuple[int, int] | None, tolerance: float) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskvos import __version__
 from maskvos.errors import UserError, nearest
 from maskvos.weights.onnx_file import onnx_metadata
 
 CONFIG = "maskvos.json"
 """Name of the entry that holds the configuration."""
+ABOUT = "about.json"
+"""Name of the entry that says how to use the file, where the format has no properties of its own."""
 SUFFIXES = {".onnx": "onnx", ".ts": "torchscript", ".torchscript": "torchscript", ".pt2": "pt2"}
 """File suffixes and their formats."""
 PROGRAMS = {"torchscript": "TorchScript", "pt2": "torch.export"}
@@ -32,6 +35,37 @@ def suffix_of(file_format: str) -> str:
         if name == file_format:
             return suffix
     raise UserError(f"format: {file_format!r} is unknown; {nearest(file_format, set(SUFFIXES.values()))}")
+
+
+def describe(config: Mapping[str, Any], fixed: bool = False) -> dict[str, str]:
+    """What somebody needs to run an exported network without maskvos, stored in the file.
+
+    Args:
+        config: How the network is used, see `InferenceConfig.to_config`.
+        fixed: The file takes one size only.
+    """
+    flow = config.get("flow") or {}
+    estimator = flow.get("estimator") or {}
+    backward, gap = flow.get("direction") == "backward", flow.get("gap", 1)
+    way = "earlier" if backward else "later"
+    other = ("the previous frame" if backward else "the next frame") if gap == 1 else f"{gap} frames {way}"
+    about = {
+        "name": str(config.get("name") or "maskvos"),
+        "made_by": f"maskvos {__version__}",
+        "rgb": "(batch, 3, height, width) float32: the frame, RGB from 0 to 1",
+        "flow": (
+            f"(batch, 2, height, width) float32: optical flow from the frame to {other}, in pixels of this "
+            "size, x then y; where there is no such frame, that the other way, negated"
+        ),
+        "logits": "(batch, 1, height, width) float32; probability of the object: 1 / (1 + exp(-logits))",
+    }
+    if size := (config.get("data") or {}).get("size"):
+        about["size"] = f"{size[0]}x{size[1]}"
+        about["sizes"] = "only this size, height x width" if fixed else "any; used at this size, height x width"
+    if estimator:
+        settings = ", ".join(f"{key}={value}" for key, value in estimator.items() if value is not None)
+        about["flow_estimator"] = settings.replace("_target_=", "")
+    return about
 
 
 def exported_config(path: str | Path, file_format: str | None = None) -> dict[str, Any] | None:

@@ -1,4 +1,18 @@
-// Sort tables by a click on a heading, and show the values of a curve under the pointer.
+// Say where a table scrolls sideways, sort tables by a click on a heading, and show the values of a curve under the pointer.
+for (const box of document.querySelectorAll(".scroll")) {
+  const hint = document.createElement("p");
+  hint.className = "note hint";
+  hint.textContent = "Scroll the table sideways for more columns \u2192";
+  box.before(hint);
+  const measure = () => {
+    const wide = box.scrollWidth > box.clientWidth + 1;
+    hint.classList.toggle("wide", wide);
+    if (wide) box.tabIndex = 0; // by the arrow keys, too
+    else box.removeAttribute("tabindex");
+  };
+  measure();
+  new ResizeObserver(measure).observe(box);
+}
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
