@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,23 @@ def test_another_background_is_chosen(browser: Any, serve: Serve, tmp_path: Path
     page.click("#apply")
     page.wait_for_function("href => document.querySelector('#download').getAttribute('href') !== href", arg=first)
     assert page.is_hidden("#problem")
+    assert not errors
+    page.close()
+
+
+DROP = """([name, data]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], name));
+  document.querySelector("main").dispatchEvent(
+    new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_a_clip_is_dropped(browser: Any, serve: Serve, tmp_path: Path) -> None:
+    page, errors = opened(browser, serve())
+    page.evaluate(DROP, ["a.mp4", base64.b64encode(movie(tmp_path / "a.mp4", 3).read_bytes()).decode()])
+    wait_for_result(page)
+    assert page.text_content("#chosen") == "a.mp4"
     assert not errors
     page.close()
 
