@@ -49,7 +49,7 @@ test-project: $(READY)  ## test the repository: documents, notebooks, wheel, con
 
 test-browser: docs  ## test reports and the site in Chromium, which has to be installed
 	@$(BIN)/python tests/browser.py
-	@$(PYTEST) tests/reports/test_browser.py tests/inference/test_browser.py tests/project/test_site.py
+	@$(PYTEST) tests/reports/test_browser.py tests/inference/test_browser.py tests/app/test_browser.py tests/project/test_site.py
 
 test-all: $(READY)  ## run all tests, including the slow ones
 	@$(PYTEST)

@@ -26,7 +26,7 @@ ROOMS = [
     ["training"],
     ["reports", "benchmark"],
     ["api"],
-    ["tasks"],
+    ["tasks", "app"],
     ["cli"],
     ["run"],
     ["cli.command"],

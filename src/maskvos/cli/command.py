@@ -37,6 +37,7 @@ examples:
   maskvos *.mov -o out --kinds cutout       transparent PNG images of several clips, in out/<clip>/cutout
   cat clip.mp4 | maskvos - -o out           a pipe
   maskvos 0 -o out                          the first camera, until Ctrl-C; also rtsp://... and other streams
+  maskvos app                               a page in the browser (maskvos app --help)
 
 With settings (KEY=VALUE), the command is that of the framework: maskvos task=train +experiment=swin_t trains,
 maskvos task=predict input=clip.mp4 output=out segments; python -m maskvos.run --help lists tasks and settings.
@@ -47,7 +48,11 @@ def main() -> None:
     """Run the command; a mistake of the user ends with one message and exit status 2."""
     typed = sys.argv[1:]
     try:
-        if is_long_form(typed):
+        if typed[:1] == ["app"]:
+            from maskvos.app.main import main as serve
+
+            serve(typed[1:])
+        elif is_long_form(typed):
             if find_spec("hydra") is None:
                 raise UserError(
                     "settings (KEY=VALUE) are for the framework, whose packages are not installed; install it with "

@@ -48,6 +48,7 @@ class SegmentedFrame:
         time: Seconds after the first frame.
         name: Name of the frame: of its file, or its number with five digits.
         flow: (h, w, 2) float32, the optical flow at the network's input size, pixels, x then y.
+        coarse: (h, w) float32, the network's output at its own size.
         probability: (H, W) float32 in [0, 1], the probability that a pixel belongs to the object.
         confidence: 0 to 1, how far the network is sure of the mask.
         alpha: (H, W) uint8, 0 background to 255 object: the mask with a soft edge that follows the picture.
@@ -61,6 +62,7 @@ class SegmentedFrame:
     time: float
     name: str
     flow: np.ndarray
+    coarse: np.ndarray | None = None
 
     @cached_property
     def probability(self) -> np.ndarray:
@@ -234,9 +236,17 @@ class Segmenter:
                     f"frame {frame.name}: the network's output is not finite; use trainer.precision=32-true, or "
                     "another checkpoint"
                 )
-            logits = resize_logits(logits, (frame.image.shape[0], frame.image.shape[1]))
-            flow = sample.inputs["flow"].transpose(1, 2, 0)
-            yield SegmentedFrame(frame.image, logits, logits > self._logit, frame.index, frame.time, frame.name, flow)
+            full = resize_logits(logits, (frame.image.shape[0], frame.image.shape[1]))
+            yield SegmentedFrame(
+                image=frame.image,
+                logits=full,
+                mask=full > self._logit,
+                index=frame.index,
+                time=frame.time,
+                name=frame.name,
+                flow=sample.inputs["flow"].transpose(1, 2, 0),
+                coarse=logits,
+            )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import Progress, TaskID
 
@@ -28,7 +28,7 @@ from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, out_of_memory
 from maskvos.inference.archive import write_table
 from maskvos.inference.outputs import KINDS, TRANSPARENT, Look, coco
-from maskvos.inference.segmenter import SegmentedFrame, Segmenter
+from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.background import BLUR
 from maskvos.media.draw import RED
@@ -245,8 +245,15 @@ class PredictionWriter:
         return VideoFolder(self.output, video, self.settings, self.look)
 
 
+class StreamsVideos(Protocol):
+    """What `write_predictions` needs of a `Segmenter`."""
+
+    def stream_video(self, video: Video, times: FrameTimes, reading: Reading) -> Iterator[SegmentedFrame]:
+        """See `Segmenter.stream_video`."""
+
+
 def write_predictions(
-    segmenter: Segmenter,
+    segmenter: StreamsVideos,
     videos: Sequence[Video],
     writer: PredictionWriter,
     progress: bool = True,
@@ -287,7 +294,7 @@ def write_predictions(
         raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
 
 
-def _write(segmenter: Segmenter, video: Video, writer: PredictionWriter, bar: Progress, task: TaskID) -> None:
+def _write(segmenter: StreamsVideos, video: Video, writer: PredictionWriter, bar: Progress, task: TaskID) -> None:
     total = len(video.frames) if video.file is None else probe(video.file).frames
     bar.reset(task, total=total, description=video.name, visible=True)
     times, reading = times_of(video, writer.frame_rate), Reading()

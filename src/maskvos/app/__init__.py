@@ -1,0 +1,1 @@
+"""A page in the browser that segments clips on this machine: ``maskvos app``."""
