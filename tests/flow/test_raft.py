@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -81,6 +82,16 @@ def test_bfloat16_is_close_and_kept_apart(tmp_path: Path, texture: np.ndarray) -
     assert flow.dtype == np.float32
     assert 0 < np.abs(flow - expected).max() < 0.2 * np.abs(expected).max()
     assert exact.fingerprint != rounded.fingerprint
+
+
+def test_several_threads_may_use_it(tmp_path: Path) -> None:
+    torch.save(raft_small().state_dict(), tmp_path / "raft.pth")
+    raft = RAFT("small", tmp_path / "raft.pth", updates=2)
+    frames = np.random.default_rng(0).integers(0, 255, (8, 128, 128, 3)).astype(np.uint8)
+    expected = [pair_flow(frame, frame[::-1], raft) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda frame: pair_flow(frame, frame[::-1], raft), frames))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:

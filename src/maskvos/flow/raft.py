@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ VARIANTS = {
     "small": (raft_small, Raft_Small_Weights.DEFAULT),
     "large": (raft_large, Raft_Large_Weights.DEFAULT),
 }
+
+# torchvision's networks keep the correlations of a pair in themselves, so that only one pair may be computed at a time.
+_RUNNING = threading.Lock()
 
 # Regular expressions from the authors' parameter names to torchvision's, applied in order.
 _RENAMES = (
@@ -108,7 +112,8 @@ class RAFT(FlowEstimator):
     @torch.no_grad()
     def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """See `FlowEstimator.estimate`."""
-        network = self._load()
+        with _RUNNING:
+            network = self._load()
         device = next(network.parameters()).device
         height, width = first.shape[1:3]
         # The network needs sides divisible by 8: pad evenly on both sides, replicating the border.
@@ -116,7 +121,7 @@ class RAFT(FlowEstimator):
         margins = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
         images = (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2) for frames in (first, second))
         padded = [F.pad(image.float() / 127.5 - 1.0, margins, mode="replicate") for image in images]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+        with _RUNNING, torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             flow = network(*padded, num_flow_updates=self.updates)[-1]
         flow = flow[..., margins[2] : margins[2] + height, margins[0] : margins[0] + width].float()
         return np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())

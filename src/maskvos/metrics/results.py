@@ -268,8 +268,8 @@ def _cells(values: dict[str, float], names: list[str]) -> list[str]:
     return [f"{values[name]:.4f}" if name in values else "-" for name in names]
 
 
-def _exact(values: dict[str, float], names: list[str]) -> list[str]:
-    return [repr(float(values[name])) if name in values else "" for name in names]
+def _exact(values: dict[str, float], names: list[str]) -> list[float | str]:
+    return [float(values[name]) if name in values else "" for name in names]
 
 
 def _csv(rows: list[list[Any]]) -> str:
