@@ -140,7 +140,7 @@ def test_the_background_has_the_colour_that_is_asked_for(tmp_path: Path) -> None
         outside = cv2.dilate(mask, np.ones((5, 5))) == 0
         assert np.abs(picture[outside].astype(int) - colour).mean() < 8
         assert np.abs(picture[inside].astype(int) - fakes.frame(index)[inside]).mean() < 8
-    with pytest.raises(UserError, match="background is"):
+    with pytest.raises(UserError, match="background="):
         PredictionWriter(tmp_path, background=(0, 0, 999))
     with pytest.raises(UserError, match="another background"):
         predict(tmp_path / "a", tmp_path / "out", kinds=["masks", "green_screen"])
