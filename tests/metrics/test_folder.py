@@ -232,7 +232,7 @@ def test_wrong_folders_are_rejected(tmp_path, dataset, truth):
         quiet(tmp_path / "two/a", dataset, workers=0)
 
 
-def test_workers_do_not_change_the_results_and_files_are_written(tmp_path, dataset, truth, capsys):
+def test_workers_do_not_change_the_results_and_files_are_written(tmp_path, dataset, truth):
     save(tmp_path / "out", shifted(truth))
     one = quiet(tmp_path / "out", dataset)
     two = evaluate_folder(str(tmp_path / "out"), dataset, workers=2, output=tmp_path / "scores")
@@ -242,7 +242,6 @@ def test_workers_do_not_change_the_results_and_files_are_written(tmp_path, datas
         "sequences.csv",
         "summary.json",
     ]
-    assert "9/9" in capsys.readouterr().err
 
 
 def test_objects_are_matched_by_id(tmp_path, dataset):

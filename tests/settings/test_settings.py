@@ -56,7 +56,7 @@ WRONG = {
     "trainer.log_every_n_steps": ["-1", "null"],
     "trainer.max_steps": ["-2", "1.5"],
     "benchmark.threads": ["0", "100000", "1.5"],
-    "writer.colour": ["[0,0]", "[0,0,256]", "red", "[0,0,-1]"],
+    "writer.colour": ["[0,0]", "[0,0,256]", "7", "[0,0,-1]"],
     "writer.kinds": ["[]", "[maks]", "masks", "[1]"],
     "writer.outline": ["-1", "1.5", "10000"],
     "flow.gap": ["0", "-1", "1.5", "a"],

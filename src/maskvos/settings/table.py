@@ -128,7 +128,7 @@ RULES: dict[str, Rule] = {
     "**flow.save_images": FLAG,
     "**flow.max_flow": POSITIVE,
     "**flow.estimator.preset": choice("maskvos.flow.dis:PRESETS"),
-    "**flow.estimator.max_size": null(whole(32, _LARGEST)),
+    "**flow.estimator.max_size": null(whole(1, _LARGEST)),
     "**flow.estimator.finest_scale": null(whole(0, 2)),
     "**flow.estimator.patch_stride": null(whole(1, 8)),
     "**flow.estimator.refinements": null(whole(0, 1000)),
