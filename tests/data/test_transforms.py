@@ -235,6 +235,7 @@ def test_masks_are_resized_to_the_nearest_pixel(size: tuple[int, int]) -> None:
     rgb, flow = np.full((30, 50, 3), 255, np.uint8), np.zeros((30, 50, 2), np.float32)
     out = Transform(size)(rgb, flow, mask)
     assert (out["rgb"] == 1).all()
+    assert Transform(size).of_flow(flow).shape == out["flow"].shape == (2, *size)
     assert out["mask"].dtype == out["rgb"].dtype == out["flow"].dtype == torch.float32
     np.testing.assert_array_equal(out["mask"].numpy(), expected[None])
 

@@ -178,6 +178,7 @@ def test_kitti_file_layout(tmp_path: Path) -> None:
 
 def test_kitti_clips_out_of_range_vectors() -> None:
     decoded = decode_kitti(encode_kitti(np.array([[[9000.0, -9000.0], [600.0, -600.0]]], np.float32)))
+    assert decoded.dtype == np.float32
     assert decoded.tolist() == [[[511.984375, -512.0]] * 2]
 
 
@@ -245,7 +246,7 @@ def test_alpha_of_a_colour_coded_image_is_ignored(tmp_path: Path) -> None:
         ("a.flo", b"PIEH" + np.array([1, 1], "<i4").tobytes(), "1x1 pixels, 20 bytes, but the file has 12"),
         ("a.png", b"", "0 bytes"),
         ("a.png", b"not a picture", "cannot be decoded"),
-        ("a.tiff", b"", "extension '.tiff'"),
+        ("a.tiff", b"", r"extension '\.tiff'; use \.flo, \.png, \.jpg, \.jpeg$"),
     ],
 )
 def test_errors_name_the_corrupt_file(tmp_path: Path, name: str, content: bytes, says: str) -> None:
@@ -259,7 +260,7 @@ def test_misuse_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.flo: cannot be read"):
         read_flow(tmp_path / "none.flo")
     cv2.imwrite(str(tmp_path / "grey.png"), np.zeros((4, 4), np.uint8))
-    with pytest.raises(UserError, match="one channel"):
+    with pytest.raises(UserError, match=r"one channel; expected three: .* with Middlebury colour coding$"):
         read_flow(tmp_path / "grey.png")
     with pytest.raises(UserError, match=r"choose \.flo or \.png"):
         write_flow(tmp_path / "a.jpg", random_flow(0))

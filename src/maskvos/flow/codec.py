@@ -126,7 +126,7 @@ def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
             f"flow {path}: has one channel; expected three: a 16-bit KITTI PNG or an image with Middlebury "
             "colour coding"
         )
-    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # drops alpha
     return decode_kitti(pixels) if pixels.dtype == np.uint16 else rgb_to_flow(pixels, max_flow)
 
 
