@@ -194,8 +194,8 @@ def test_settings_belong_to_the_framework_and_file_names_do_not(
 
 def test_it_needs_no_home_folder_and_no_network(tmp_path: Path) -> None:
     movie(tmp_path / "clip.mp4", 2)
-    code = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None; sys.argv[1:] = ['clip.mp4', '-o', 'out']\n"
-    code += "from maskvos.cli.command import main; main()"
+    code = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None\n"
+    code += "sys.argv[1:] = ['clip.mp4', '-o', 'out']\nfrom maskvos.cli.command import main; main()"
     nowhere = {"HOME": "/dev/null", "USERPROFILE": "/dev/null", "XDG_CACHE_HOME": "/dev/null/cache"}
     call, env = [sys.executable, "-c", code], {**os.environ, **nowhere}
     done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)

@@ -8,6 +8,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import av
@@ -160,7 +161,7 @@ class LiveSource:
                         self.reading.damaged += 1
                         continue
                     for picture in pictures:
-                        yield lambda picture=picture: to_rgb(picture), picture.time
+                        yield partial(to_rgb, picture), picture.time
         except (av.error.FFmpegError, OSError) as error:
             raise UserError(
                 f"{address}: cannot be read ({error.strerror or error}); check the address, and that FFmpeg can play it"
@@ -178,6 +179,6 @@ def _camera(index: int) -> Generator[tuple[_Picture, float | None], None, None]:
                     f"camera {index}: no frame comes; check that it is connected, that no other program uses it, and "
                     "that this one may"
                 )
-            yield lambda bgr=bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), None
+            yield partial(cv2.cvtColor, bgr, cv2.COLOR_BGR2RGB), None
     finally:
         camera.release()
