@@ -111,10 +111,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         content = {"/list.m3u8": b"#EXTM3U\n", "/whole.m3u8": b"#EXTM3U\n#EXT-X-ENDLIST\n"}.get(self.path, b"content")
+        if "secret" in self.path and self.headers["Authorization"] != "Basic bWU6cEB3":
+            self.send_error(401)
+            return
         self.send_response(404 if "missing" in self.path else 200)
         self.send_header("Content-Type", "video/mp2t")
         if self.path != "/camera":
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(content) + ("short" in self.path)))
         self.end_headers()
         self.wfile.write(content)
 
@@ -144,5 +147,10 @@ def test_an_address_is_a_file_where_the_server_says_how_long_it_is(server: str, 
         assert isinstance(found, LiveSource)
     with pytest.raises(UserError, match=r"missing: cannot be read \(HTTP Error 404"), opened(f"{server}/missing"):
         pass
+    with pytest.raises(UserError, match="broke off after 7 of 8 bytes"), opened(f"{server}/short.mp4"):
+        pass
+    with pytest.raises(UserError, match=r"a b.mp4: cannot be read \(URL can't contain"), opened(f"{server}/a b.mp4"):
+        pass
+    assert names(server.replace("//", "//me:p%40w@") + "/secret.mp4") == ["secret"]
     fakes.write_folder(tmp_path / "clip")
     assert names((tmp_path / "clip").as_uri()) == ["clip"]

@@ -411,6 +411,23 @@ def test_a_missing_dataset_is_reported_on_the_command_line(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_data_loaders_work_where_processes_are_spawned(data: Path, tmp_path: Path) -> None:
+    """As on Windows and macOS."""
+    overrides = ["+experiment=smoke", f"paths.data={data}", *SMALL, "data.num_workers=1", "trainer.max_epochs=1"]
+    program = f"""
+import multiprocessing
+from maskvos.run import compose, run
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    run(compose({overrides}))
+"""
+    (tmp_path / "main.py").write_text(program)
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("checkpoints/best.ckpt"))
+
+
+@pytest.mark.slow
 def test_sweep_runs_every_value(data: Path, tmp_path: Path) -> None:
     done = command("-m", "+experiment=smoke", f"paths.data={data}", "optim.lr=1e-4,3e-4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

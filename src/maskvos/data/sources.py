@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import glob
 import hashlib
+import http.client
 import os
 import re
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -131,20 +132,31 @@ def _pipe(source: str, live: bool, stack: ExitStack) -> list[Video] | LiveSource
 def _web(source: str, stack: ExitStack) -> list[Video] | LiveSource:
     """A file that is downloaded; a recording in pieces, of which no frame is dropped; or a live stream."""
     try:
-        with urllib.request.urlopen(source, timeout=30) as response:
-            kind = response.headers.get_content_type()
+        with urllib.request.urlopen(_request(source), timeout=30) as response:
+            kind, length = response.headers.get_content_type(), response.headers["Content-Length"]
             if _PLAYLIST in kind or urlsplit(source).path.endswith(".m3u8"):
                 ends = b"#EXT-X-ENDLIST" in response.read(_MEBIBYTE)
                 return stack.enter_context(LiveSource(source, drop=not ends))
-            if response.headers["Content-Length"] is None:
+            if length is None:
                 return stack.enter_context(LiveSource(source))
-            return _stored(response, Path(unquote(urlsplit(source).path)).name or "download", source, stack)
-    except (urllib.error.URLError, OSError) as error:
+            name = Path(unquote(urlsplit(source).path)).name or "download"
+            return _stored(response, name, source, stack, int(length))
+    except (http.client.HTTPException, OSError) as error:
         raise UserError(f"{source}: cannot be read ({error}); check the address, or give a file") from error
 
 
-def _stored(content: IO[bytes], name: str, source: str, stack: ExitStack) -> list[Video]:
-    """The video in a stream of bytes, as a temporary file."""
+def _request(source: str) -> urllib.request.Request:
+    """The request for an address, with the user and password that it may name."""
+    parts = urlsplit(source)
+    request = urllib.request.Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    if parts.username is not None:
+        given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(given.encode()).decode()}")
+    return request
+
+
+def _stored(content: IO[bytes], name: str, source: str, stack: ExitStack, length: int | None = None) -> list[Video]:
+    """The video in a stream of bytes, whose number may be known, as a temporary file."""
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskvos-"))) / name
     digest = hashlib.sha256()
     try:
@@ -154,6 +166,8 @@ def _stored(content: IO[bytes], name: str, source: str, stack: ExitStack) -> lis
                 file.write(block)
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error}); check it, and the space in {path.parent}") from error
+    if length is not None and path.stat().st_size != length:
+        raise UserError(f"{source}: broke off after {path.stat().st_size} of {length} bytes; try again")
     # Results know their input by name, size and time: let the time say what the content is, to resume.
     stamp = int.from_bytes(digest.digest()[:6], "big") * 1000
     os.utime(path, ns=(stamp, stamp))

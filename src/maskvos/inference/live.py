@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -75,4 +76,5 @@ def _name(address: int | str) -> str:
         parts = urlsplit(address)
         name = Path(parts.path).stem or parts.hostname or "live"
         name = "pipe" if parts.scheme == "pipe" else name
+    name = re.sub(r"[^\w.-]+", "-", name)
     return f"{name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"

@@ -147,7 +147,8 @@ class Segmenter:
         flow.
 
         Args:
-            source: A movie, a folder of frames, or an iterable of (H, W, 3) uint8 RGB arrays of one size.
+            source: A movie, a folder of frames, or an iterable of (H, W, 3) uint8 RGB arrays of one size, such as a
+                `maskvos.media.live.LiveSource`, which drops frames rather than delay them.
             frame_rate: Frames per second of a source without a rate of its own, for `SegmentedFrame.time`.
 
         Yields:

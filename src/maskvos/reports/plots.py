@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from maskvos.media.files import write_bytes
-
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies, as with a read-only home folder
 
 # From the Okabe-Ito palette, which is safe for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A636E")
