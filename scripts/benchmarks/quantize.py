@@ -82,6 +82,8 @@ def quantise(path: Path, output: Path, clips: int) -> None:
     quantised = onnx.load(output)
     del quantised.metadata_props[:]
     quantised.metadata_props.extend(onnx.load(path).metadata_props)
+    for other in [entry for entry in quantised.opset_import if entry.domain]:  # declared, but not used
+        quantised.opset_import.remove(other)
     onnx.save(quantised, output)
 
 

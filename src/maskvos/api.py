@@ -114,6 +114,7 @@ def load(
         config.batch_size if batch_size is None else batch_size,
         threshold,
         settings,
+        config.refine,
         fill_gaps,
     )
 

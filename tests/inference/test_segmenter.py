@@ -17,6 +17,7 @@ from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
+from maskvos.inference.postprocess import refine_edges
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.tta import TTA
 from maskvos.types import Video
@@ -49,6 +50,23 @@ def segmenter(engine: Brightness | None = None, **options: object) -> Segmenter:
 
 def frames(count: int = 5) -> np.ndarray:
     return np.stack([fakes.frame(index) for index in range(count)])
+
+
+def test_refined_masks_follow_the_picture_as_the_scored_ones_do(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=3)
+    coarse = [Segmenter(Brightness(), (8, 12), FlowStore(DIS()), refine=refine) for refine in (False, True)]
+    plain, refined = (list(model.stream(tmp_path / "a")) for model in coarse)
+    for before, after in zip(plain, refined, strict=True):
+        truth = fakes.mask(after.index) > 0
+        wrong = [np.count_nonzero(frame.mask != truth) for frame in (before, after)]
+        assert wrong[1] < wrong[0]
+        np.testing.assert_array_equal(after.alpha, before.alpha)
+        np.testing.assert_array_equal(after.mask, after.alpha > 127)
+        scored = refine_edges(before.probability, before.image)
+        np.testing.assert_array_equal(scored > 0.5, after.mask)
+        same = before.mask == after.mask
+        np.testing.assert_array_equal(scored[same], before.probability[same])
+    assert "refine" in segmenter(refine=True).settings
 
 
 def test_a_folder_is_segmented_in_batches_frame_by_frame(tmp_path: Path) -> None:

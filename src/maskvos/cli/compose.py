@@ -199,6 +199,7 @@ def _use(cfg: DictConfig, source: InferenceConfig, typed: Mapping[str, str]) -> 
     if "experiment" in typed:
         return
     values: dict[str, Any] = {
+        "refine": source.refine,
         "data.size": list(source.size),
         "data.motion_as_option": source.motion_as_option,
         "data.eval_batch_size": source.batch_size,

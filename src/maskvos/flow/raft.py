@@ -119,7 +119,7 @@ class RAFT(FlowEstimator):
         # The network needs sides divisible by 8: pad evenly on both sides, replicating the border.
         pad_x, pad_y = -width % 8, -height % 8
         margins = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
-        images = (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2) for frames in (first, second))
+        images = (torch.tensor(frames, device=device).permute(0, 3, 1, 2) for frames in (first, second))
         padded = [F.pad(image.float() / 127.5 - 1.0, margins, mode="replicate") for image in images]
         with _RUNNING, torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             flow = network(*padded, num_flow_updates=self.updates)[-1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from maskvos.media.alpha import HALF, soft_alpha
+
 
 def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize logits bilinearly.
@@ -19,6 +21,22 @@ def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities in [0, 1], float32, of logits; by tanh, which does not overflow."""
     return 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float32))
+
+
+def refine_edges(probability: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Let the edge of the mask follow the picture, as `SegmentedFrame.refined` does.
+
+    Args:
+        probability: (H, W) float32 in [0, 1].
+        image: (H, W, 3) uint8 RGB, the frame.
+
+    Returns:
+        (H, W) float32 in [0, 1]: opacity where it is on the other side of one half than the probability, which is kept
+        elsewhere.
+    """
+    alpha = soft_alpha(image, probability > 0.5)
+    other = (alpha > HALF) != (probability > 0.5)
+    return np.where(other, alpha / np.float32(255), probability)
 
 
 def probabilities(logits: np.ndarray, sizes: list[tuple[int, int]]) -> list[np.ndarray]:

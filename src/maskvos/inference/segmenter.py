@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from maskvos.inference.engines import Engine
 from maskvos.inference.postprocess import resize_logits, sigmoid
 from maskvos.inference.temporal import fill_gaps
 from maskvos.inference.tta import TTA
-from maskvos.media.alpha import foreground, soft_alpha
+from maskvos.media.alpha import HALF, foreground, soft_alpha
 from maskvos.media.images import resize_image
 from maskvos.media.video import Reading
 from maskvos.settings.table import check_settings
@@ -74,6 +74,12 @@ class SegmentedFrame:
         """See the class, and `maskvos.media.alpha.soft_alpha`."""
         return soft_alpha(self.image, self.mask)
 
+    def refined(self) -> SegmentedFrame:
+        """The frame with a mask that follows the edges of the picture: where ``alpha`` is above one half."""
+        frame = replace(self, mask=self.alpha > HALF)
+        frame.__dict__["alpha"] = self.alpha  # cached: it would be computed again, of the new mask
+        return frame
+
     @cached_property
     def foreground(self) -> np.ndarray:
         """See the class, and `maskvos.media.alpha.foreground`."""
@@ -104,6 +110,7 @@ class Segmenter:
         batch_size: Frames per call of an engine that runs one call at a time, for videos on disk.
         threshold: Probability above which a pixel belongs to the object.
         settings: What else results depend on, in plain values; weights and threshold are added.
+        refine: Masks follow the edges of the picture, see `maskvos.media.alpha.soft_alpha`.
         fill_gaps: Parts of the object that vanish for up to so many frames are filled, see `temporal.fill_gaps`; frames
             come that much later. 0: they stay as they are.
     """
@@ -118,6 +125,7 @@ class Segmenter:
         batch_size: int = 8,
         threshold: float = 0.5,
         settings: dict[str, Any] | None = None,
+        refine: bool = False,
         fill_gaps: int = 0,
     ) -> None:
         check_settings(
@@ -131,9 +139,12 @@ class Segmenter:
         self.batch_size = batch_size
         self.threshold = threshold
         self._logit = math.log(threshold / (1 - threshold)) if threshold else -math.inf
+        self.refine = refine
         self.fill_gaps = fill_gaps
         self.settings = {**(settings or {}), "threshold": threshold, "weights": engine.digest}
-        if fill_gaps:  # results of versions without are resumed
+        if refine:  # here and below: results of versions without are resumed
+            self.settings["refine"] = refine
+        if fill_gaps:
             self.settings["fill_gaps"] = fill_gaps
 
     def stream(
@@ -238,7 +249,7 @@ class Segmenter:
                     "another checkpoint"
                 )
             full = resize_logits(logits, (frame.image.shape[0], frame.image.shape[1]))
-            yield SegmentedFrame(
+            segmented = SegmentedFrame(
                 image=frame.image,
                 logits=full,
                 mask=full > self._logit,
@@ -248,6 +259,7 @@ class Segmenter:
                 flow=sample.inputs["flow"].transpose(1, 2, 0),
                 coarse=logits,
             )
+            yield segmented.refined() if self.refine else segmented
 
 
 @dataclass(frozen=True)

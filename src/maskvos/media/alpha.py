@@ -7,6 +7,9 @@ import math
 import cv2
 import numpy as np
 
+HALF = 127
+"""What is more opaque belongs to the object."""
+
 # Half the width of the band around a mask's edge, as a share of the frame's diagonal: 8 pixels at 854x480. Networks see
 # frames at half that size or less, so that their edges are wrong by some pixels.
 _BAND = 0.008

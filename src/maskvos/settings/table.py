@@ -77,6 +77,7 @@ RULES: dict[str, Rule] = {
     "backend": choice(*BACKENDS),
     "threshold": number(0, 1, ")"),
     "fill_gaps": whole(0, 10),
+    "refine": FLAG,
     "predictions": _PATH,
     "missing": choice("fail", "zero", "skip"),
     "format": choice("onnx", "torchscript", "pt2"),

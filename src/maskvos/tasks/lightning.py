@@ -59,6 +59,7 @@ def build_module(cfg: DictConfig, videos: Mapping[str, Sequence[Video]] | None =
         videos=videos,
         aux_weight=cfg.aux_weight,
         tta=TTA(**plain(cfg.tta)),
+        refine=cfg.refine,
         options=build(cfg.train, "train"),
         config=plain(cfg),
     )

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from maskvos import __version__
 from maskvos.errors import UserError
-from maskvos.inference.postprocess import probabilities
+from maskvos.inference.postprocess import probabilities, refine_edges
 from maskvos.inference.tta import TTA
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.video import VideoMetric
@@ -45,6 +45,7 @@ class SegmentationModule(pl.LightningModule):
         aux_weight: Weight of the auxiliary loss, the mean loss over the masks of the intermediate decoder layers; 0:
             these masks are not computed.
         tta: Test-time augmentation in validation and test.
+        refine: Masks follow the edges of the picture in validation and test.
         options: Training options that change the network or its learning rates.
         config: The resolved configuration as plain containers, saved in every checkpoint.
     """
@@ -59,6 +60,7 @@ class SegmentationModule(pl.LightningModule):
         videos: Mapping[str, Sequence[Video]] | None = None,
         aux_weight: float = 0.0,
         tta: TTA | None = None,
+        refine: bool = False,
         options: TrainingOptions | None = None,
         config: dict[str, Any] | None = None,
     ):
@@ -70,6 +72,7 @@ class SegmentationModule(pl.LightningModule):
         self.aux_weight = aux_weight
         self.videos = videos or {}
         self.tta = tta or TTA()
+        self.refine = refine
         self.options = options or TrainingOptions()
         self.frozen_norms = self.options.prepare(network)
         self.config = config or {}
@@ -195,6 +198,8 @@ class SegmentationModule(pl.LightningModule):
 
     def _score(self, metric: VideoMetric, logits: Tensor, batch: Batch) -> None:
         maps = probabilities(logits.detach().float().cpu().numpy(), batch["size"])
+        if self.refine:
+            maps = [refine_edges(*pair) for pair in zip(maps, batch["image"], strict=True)]
         metric.update(maps, batch["truth"], batch["video"], batch["frame"])
 
     def _log_scores(self, metric: VideoMetric, stage: str) -> None:

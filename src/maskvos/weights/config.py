@@ -29,6 +29,7 @@ class InferenceConfig:
         size: Height and width of its input, pixels.
         flow: Configuration of the flow (``conf/flow``, resolved).
         tta: Test-time augmentation, ``mirror`` and ``flow``.
+        refine: Masks follow the edges of the picture.
         motion_as_option: See `FrameDataset`.
         batch_size: Frames per forward pass.
         name: Name of the experiment.
@@ -38,6 +39,7 @@ class InferenceConfig:
     size: Sequence[int]
     flow: Mapping[str, Any]
     tta: Mapping[str, Any] = field(default_factory=lambda: dict(NO_TTA))
+    refine: bool = False
     motion_as_option: float | None = None
     batch_size: int = 1
     name: str = ""
@@ -50,6 +52,7 @@ class InferenceConfig:
             size=config["data"]["size"],
             flow=config["flow"],
             tta=config["tta"],
+            refine=bool(config.get("refine", False)),
             motion_as_option=config["data"].get("motion_as_option"),
             batch_size=config["data"].get("eval_batch_size", 1),
             name=str(config.get("name", "")),
@@ -58,7 +61,8 @@ class InferenceConfig:
     def to_config(self) -> dict[str, Any]:
         """The inverse of `from_config`."""
         data = {"size": list(self.size), "motion_as_option": self.motion_as_option, "eval_batch_size": self.batch_size}
-        return {"name": self.name, "model": self.model, "data": data, "flow": self.flow, "tta": self.tta}
+        settings = {"flow": self.flow, "tta": self.tta, "refine": self.refine}
+        return {"name": self.name, "model": self.model, "data": data, **settings}
 
     def check(self, source: str, trust: Sequence[str] = ()) -> InferenceConfig:
         """Validate a configuration from a file, which is not trusted.
