@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 # OpenMP reads this when PyTorch is loaded: idle threads sleep instead of spinning, which would take the cores from the
 # decoding and flow threads, and from other programs. A value of the user's own is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# ONNX Runtime reads this when it is imported: it would make up an identifier of the machine and report its use.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from maskvos.api import SegmentedFrame, Segmenter, evaluate, load, segment

@@ -177,7 +177,7 @@ def test_invalid_settings_are_rejected(root: Path) -> None:
     with pytest.raises(UserError, match="num_workers=-1"):
         build(root, num_workers=-1)
     for scales in ([], [1, 0]):
-        with pytest.raises(UserError, match="data.scales="):
+        with pytest.raises(UserError, match=r"data\.scales="):
             build(root, scales=scales)
     with pytest.raises(UserError, match="motion_as_option=2"):
         build(root, motion_as_option=2)
