@@ -75,6 +75,14 @@ def test_every_engine_may_be_called_by_its_number_of_workers(engine: Engine, inp
     assert np.abs(alone[0] - alone[1]).max() > 1e-3
 
 
+def test_nothing_is_reported_about_the_use(files: dict[str, Path], tmp_path: Path) -> None:
+    code = f"from maskvos.inference.engines import OnnxEngine; OnnxEngine({str(files['onnx'])!r})"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_signals_are_handled_after_openvino_is_released(files: dict[str, Path]) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
     code = f"""
