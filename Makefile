@@ -47,7 +47,7 @@ test: $(READY)  ## test the behaviour, except what is slow
 test-project: $(READY)  ## test the repository: documents, notebooks, wheel, configuration files, imports
 	@$(PYTEST) tests/project -m "not slow"
 
-test-browser: docs  ## test reports and the site in Chromium, which has to be installed
+test-browser: docs  ## test reports, transparent movies, pages and the site in Chromium, which has to be installed
 	@$(BIN)/python tests/browser.py
 	@$(PYTEST) tests/reports/test_browser.py tests/inference/test_browser.py tests/app/test_browser.py tests/project/test_site.py
 

@@ -249,7 +249,7 @@ def test_movies_keep_the_rate_and_uneven_times(tmp_path: Path, kind: str) -> Non
 @pytest.mark.parametrize(
     ("codec", "container", "kinds"),
     [
-        ("aac", "mp4", {"overlay", "green_screen", "side_by_side", "matte", "prores"}),
+        ("aac", "mp4", {"overlay", "green_screen", "background", "side_by_side", "matte", "prores"}),
         ("libopus", "matroska", {"overlay", "webm"}),
         ("pcm_s16le", "mov", {"prores"}),
     ],

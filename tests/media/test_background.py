@@ -39,11 +39,12 @@ def test_colours(value, colour: tuple[int, int, int]) -> None:
     ("value", "message"),
     [
         ("maganta", "did you mean 'magenta'"),
-        ("#12", "give a name, #RRGGBB"),
+        ("#12", "a name or #RRGGBB"),
         ([0, 0, 999], r"x is \[0, 0, 999\]"),
         ([1, 2], "red, green and blue"),
         ("beach.jpg", "no such file"),
-        ("bluur", "or auto, blur, a picture or a movie"),
+        ("bluur", "auto, blur, a picture or a movie; did you mean 'blur'"),
+        ("xyzzy", "a picture or a movie$"),
     ],
 )
 def test_what_is_no_background_is_refused(value, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Protocol
 
@@ -59,9 +60,8 @@ def parse_colour(value: str | Sequence[int], name: str) -> Colour:
         try:
             red, green, blue = ImageColor.getrgb("lime" if value.lower() == "green" else value)[:3]
         except ValueError as error:
-            hint = "" if value.startswith("#") else f"; {nearest(value.lower(), ImageColor.colormap)}"
             raise UserError(
-                f"{name} is {value!r}; give a name, #RRGGBB, or red, green and blue from 0 to 255{hint}"
+                f"{name} is {value!r}; give a name, #RRGGBB, or red, green and blue from 0 to 255{_hint(value)}"
             ) from error
         return red, green, blue
     if len(value) != 3 or not all(0 <= c <= 255 for c in value):
@@ -92,7 +92,18 @@ def parse_background(value: str | Path | Sequence[int], name: str) -> Colour | P
     try:
         return parse_colour(value, name)
     except UserError as error:
-        raise UserError(f"{error}; or {AUTO}, {BLUR}, a picture or a movie") from error
+        if not isinstance(value, str):
+            raise
+        raise UserError(
+            f"{name} is {value!r}; give a colour (a name or #RRGGBB), {AUTO}, {BLUR}, a picture or a movie"
+            f"{_hint(value, AUTO, BLUR)}"
+        ) from error
+
+
+def _hint(value: str, *more: str) -> str:
+    """The names that are like a mistyped one; not all of the many."""
+    names = [name for name in (*more, *ImageColor.colormap) if SequenceMatcher(None, name, value.lower()).ratio() > 0.6]
+    return f"; {nearest(value.lower(), names)}" if names else ""
 
 
 def open_background(setting: Colour | Path | str) -> Background:
