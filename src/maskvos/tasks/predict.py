@@ -13,7 +13,8 @@ from maskvos.environment import ended_by_sigterm, parse_shard, processes
 from maskvos.errors import UserError
 from maskvos.inference.archive import share
 from maskvos.inference.engines import check_precision
-from maskvos.inference.writer import write_predictions
+from maskvos.inference.segmenter import Segmenter
+from maskvos.inference.writer import PredictionWriter, write_predictions
 from maskvos.tasks.common import check_hardware, plain, require_checkpoint
 from maskvos.weights.config import InferenceConfig
 
@@ -26,19 +27,13 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """
     if cfg.input is None:
         raise UserError("task=predict: nothing to segment; give input=<movie | folder of frames | folder of such>")
-    check_hardware(cfg)
-    check_precision(cfg.trainer.precision)
+    if cfg.ray.workers:
+        from maskvos.tasks.ray_data import predict_on_ray
+
+        return predict_on_ray(cfg)
     videos = folder(str(cfg.input))
-    segmenter = load(
-        require_checkpoint(cfg),
-        device=str(cfg.trainer.accelerator),
-        precision=str(cfg.trainer.precision),
-        backend=cfg.backend,
-        threshold=cfg.threshold,
-        config=InferenceConfig.from_config(plain(cfg)),
-    )
-    output = cfg.output or Path(cfg.paths.run) / "predictions"
-    writer = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
+    segmenter = build_segmenter(cfg)
+    writer = build_writer(cfg, segmenter)
     (shard, shards), (rank, count) = parse_shard(cfg.shard), processes()
     mine = share(videos, shard * count + rank, shards * count)
     try:
@@ -49,5 +44,25 @@ def run(cfg: DictConfig) -> dict[str, float]:
             print(writer.summary())
         raise
     print(writer.summary())
-    metrics: dict[str, float] = writer.metrics()
-    return metrics
+    return writer.metrics()
+
+
+def build_segmenter(cfg: DictConfig) -> Segmenter:
+    """The network that ``ckpt_path`` names, on the hardware that ``trainer`` names."""
+    check_hardware(cfg)
+    check_precision(cfg.trainer.precision)
+    return load(
+        require_checkpoint(cfg),
+        device=str(cfg.trainer.accelerator),
+        precision=str(cfg.trainer.precision),
+        backend=cfg.backend,
+        threshold=cfg.threshold,
+        config=InferenceConfig.from_config(plain(cfg)),
+    )
+
+
+def build_writer(cfg: DictConfig, segmenter: Segmenter) -> PredictionWriter:
+    """What writes the results of a segmenter to ``output``."""
+    output = cfg.output or Path(cfg.paths.run) / "predictions"
+    writer: PredictionWriter = build(cfg.writer, "writer", output=str(output), settings=segmenter.settings)
+    return writer
