@@ -24,7 +24,9 @@ exclude_patterns = [".*", "site", "build", "src", "tests"]
 suppress_warnings = ["myst.header"]  # the second part of the README starts with a heading of the first level
 
 CONTENTS = {
-    "Guide": [f"docs/{name}" for name in ("prediction", "archives", "api", "datasets", "flow", "training", "evaluation")],
+    "Guide": [
+        f"docs/{name}" for name in ("prediction", "archives", "api", "datasets", "flow", "training", "evaluation")
+    ],
     "Notebooks": [f"notebooks/{name}" for name in ("quickstart", "data_and_flow", "compare_runs", "add_a_backbone")],
     "Extending": ["docs/extending", "docs/architecture", "docs/testing", "CONTRIBUTING", "CODE_OF_CONDUCT"],
     "Reference": [
