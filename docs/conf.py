@@ -25,7 +25,8 @@ suppress_warnings = ["myst.header"]  # the second part of the README starts with
 
 CONTENTS = {
     "Guide": [
-        f"docs/{name}" for name in ("prediction", "editing", "api", "datasets", "flow", "training", "evaluation")
+        f"docs/{name}"
+        for name in ("prediction", "editing", "archives", "api", "datasets", "flow", "training", "evaluation")
     ],
     "Notebooks": [f"notebooks/{name}" for name in ("quickstart", "data_and_flow", "compare_runs", "add_a_backbone")],
     "Extending": ["docs/extending", "docs/architecture", "docs/testing", "CONTRIBUTING", "CODE_OF_CONDUCT"],

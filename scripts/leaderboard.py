@@ -1,10 +1,10 @@
 """Score the masks of several methods under one protocol, and write one Markdown page that compares them.
 
-    python scripts/leaderboard.py docs/leaderboard --davis <DAVIS> --masks <masks> --output docs/leaderboard.md
+    python scripts/leaderboard.py docs/leaderboard --data <DAVIS> --masks <masks> --output docs/leaderboard.md
 
 Each method is a yaml, given alone or in a folder; the keys are those of `Method`. Its masks are a folder or an archive
 (zip, tar) in ``<masks>``, one folder per sequence at any depth, one image per frame, binary or soft. The protocol is
-that of DAVIS-2016. Equal input gives an equal page.
+that of DAVIS-2016, or of another of `BENCHMARKS` (``--dataset``). Equal input gives an equal page.
 """
 
 from __future__ import annotations
@@ -15,29 +15,74 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import yaml
 
 from maskvos.data.datasets.davis import davis
+from maskvos.data.datasets.fbms import fbms
+from maskvos.data.datasets.long_videos import long_videos
+from maskvos.data.datasets.youtube_objects import youtube_objects
 from maskvos.errors import UserError, nearest
 from maskvos.media.files import write_bytes
 from maskvos.metrics import evaluate_folder, layout
 from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.reading import read_prediction
 from maskvos.metrics.results import Summary
-from maskvos.text import markdown_table
+from maskvos.text import markdown_table, natural
 from maskvos.types import Video
 
-PROTOCOL = Protocol("davis2016", trim="both")
-ALL = 20
-"""Validation sequences of DAVIS-2016."""
-COMMAND = "python scripts/leaderboard.py docs/leaderboard --davis <DAVIS> --masks <masks> --output docs/leaderboard.md"
+
+class Benchmark(NamedTuple):
+    """What methods are scored on.
+
+    Attributes:
+        title: Name on the page.
+        videos: Lists its test sequences in a folder.
+        protocol: How they are scored.
+        rule: The protocol in words.
+        sequences: Number of all its test sequences; None: what is in the folder is taken for all.
+    """
+
+    title: str
+    videos: Callable[[Path], list[Video]]
+    protocol: Protocol
+    rule: str
+    sequences: int | None = None
+
+
+_ANNOTATED = "all annotated frames, all objects as one, pixels above 127 are foreground, mean over frames, then "
+BENCHMARKS = {
+    "davis": Benchmark(
+        "DAVIS-2016",
+        partial(davis, split="val"),
+        Protocol("davis2016", trim="both"),
+        "all frames but the first and the last of each sequence, pixels above 127 are foreground, mean over frames, "
+        "then over sequences",
+        20,
+    ),
+    "davis2017_unsupervised": Benchmark(
+        "DAVIS-2017 unsupervised",
+        partial(davis, split="val", year=2017, annotations="Annotations_unsupervised"),
+        Protocol("davis2017_unsupervised", objects="match"),
+        "all frames, up to 20 proposed objects matched to the true ones, mean over frames, then over objects",
+        30,
+    ),
+    "fbms": Benchmark("FBMS-59", partial(fbms, split="test"), Protocol("fbms"), f"{_ANNOTATED}over sequences", 30),
+    "long_videos": Benchmark("Long-Videos", long_videos, Protocol("all_frames"), f"{_ANNOTATED}over sequences"),
+    "youtube_objects": Benchmark(
+        "YouTube-Objects",
+        youtube_objects,
+        Protocol("youtube_objects", average="classes"),
+        f"{_ANNOTATED}over the sequences of a class, then over classes",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -151,7 +196,7 @@ class Result:
         return {row.name: f"{row.values['jf']:.3f}" for row in self.summary.sequences}
 
 
-def score(method: Method, videos: Sequence[Video], masks: Path) -> Result:
+def score(method: Method, benchmark: Benchmark, videos: Sequence[Video], masks: Path) -> Result:
     """Score the masks of a method on those of the given sequences that it covers.
 
     Raises:
@@ -161,7 +206,7 @@ def score(method: Method, videos: Sequence[Video], masks: Path) -> Result:
     wanted = names if method.sequences == "all" else method.sequences
     for name in wanted:
         if name not in names:
-            raise UserError(f"sequences: no '{name}' in the folder of DAVIS; {nearest(name, names)}")
+            raise UserError(f"sequences: no '{name}' in the folder of {benchmark.title}; {nearest(name, names)}")
     chosen = [video for video in videos if video.name in wanted]
     with opened(masks / method.masks) as root, tempfile.TemporaryDirectory() as folder:
         base = layout.find_base(root, chosen)
@@ -171,12 +216,14 @@ def score(method: Method, videos: Sequence[Video], masks: Path) -> Result:
                 if (base / name).is_dir():
                     (Path(folder) / name).symlink_to((base / name).resolve(), target_is_directory=True)
             base = Path(folder)
-        summary = evaluate_folder(base, chosen, PROTOCOL, progress=False)
-        files = layout.find_predictions(base, chosen, PROTOCOL)
+        summary = evaluate_folder(base, chosen, benchmark.protocol, progress=False)
+        files = layout.find_predictions(base, chosen, benchmark.protocol)
         soft = any(map(_is_soft, files.values()))
-    notes = [f"{len(chosen)} of {ALL} sequences"] if len(chosen) < ALL else []
+    every = benchmark.sequences or len(videos)
+    notes = [f"{len(chosen)} of {every} sequences"] if len(chosen) < every else []
     for place, index in (("first", 0), ("last", -1)):
-        if count := sum((video.name, video.frames[index].name) not in files for video in chosen):
+        ends = [(video.name, video.frames[index].name) for video in chosen if video.frames[index].mask is not None]
+        if count := sum(end not in files for end in ends):
             notes.append(f"{place} frame missing in {count} sequences (does not count)")
     notes += ["soft maps, foreground above 127"] if soft else []
     return Result(method, summary, [*notes, *summary.account()[1:]])
@@ -194,16 +241,15 @@ _PAGE = """\
 <!-- Written by: {command} -->
 
 Published numbers of video object segmentation are hard to compare, because papers score differently. Here, the masks
-that authors published, and those of the bundled weights, are scored by one code under one protocol, that of DAVIS-2016:
-all frames but the first and the last of each sequence, pixels above 127 are foreground, mean over frames, then over
-sequences. J and F of every frame equal those of the official code
-([evaluation](evaluation.md#agreement-with-other-toolkits)). Whoever has DAVIS and the masks can repeat the tables with
-the command below.
+that authors published, and those of the bundled weights, are scored by one code under one protocol, that of {title}:
+{rule}. J and F of every frame equal those of the official code of DAVIS
+([evaluation](evaluation.md#agreement-with-other-toolkits)). Whoever has the data and the masks can repeat the tables
+with the command below.
 
 {table}
 
 J, F and J&F are ours; the difference is our J&F minus the mean of the published J and F. A published number covers all
-{all} validation sequences: on fewer, the difference depends on how hard these are. It can also come from the protocol
+{all} sequences: on fewer, the difference depends on how hard these are. It can also come from the protocol
 (whether the first and last frame count, means over frames or sequences), missing frames, the threshold of soft maps, or
 masks that are not those of the paper. Methods that are given the true mask of the first frame solve an easier task.
 
@@ -225,10 +271,16 @@ masks that are not those of the paper. Methods that are given the true mask of t
 """
 
 
-def page(results: Sequence[Result], videos: Sequence[Video]) -> str:
+def page(results: Sequence[Result], dataset: str, videos: Sequence[Video]) -> str:
     """The Markdown page: comparison, scores by sequence, sources, and how to add a method."""
+    benchmark = BENCHMARKS[dataset]
+    every = benchmark.sequences or len(videos)
+    given, file = "docs/leaderboard --data <DAVIS>", "docs/leaderboard.md"
+    if dataset != "davis":
+        given, file = f"<yaml> --dataset {dataset} --data <data>", "<page>"
+    command = f"python scripts/leaderboard.py {given} --masks <masks> --output {file}"
     results = sorted(results, key=lambda result: (-result.summary.overall["jf"], result.method.name))
-    header = ["method", "year", "first-frame mask", f"published J, all {ALL}", f"published F, all {ALL}"]
+    header = ["method", "year", "first-frame mask", f"published J, all {every}", f"published F, all {every}"]
     header += ["J", "F", "J&F", "difference", "frames", "why it can differ"]
     rows = []
     for result in results:
@@ -239,13 +291,16 @@ def page(results: Sequence[Result], videos: Sequence[Video]) -> str:
         row += [f"{ours['jf'] - (published['j'] + published['f']) / 2:+.3f}" if published else ""]
         rows.append([*row, str(result.summary.counts["frames"]), "; ".join(result.notes)])
     methods = [result.method for result in results]
-    by_name = [[video.name, *(result.sequences.get(video.name, "") for result in results)] for video in videos]
+    names = sorted({name for result in results for name in result.sequences}, key=natural)
+    by_name = [[name, *(result.sequences.get(name, "") for result in results)] for name in names]
     return _PAGE.format(
-        all=ALL,
-        command=COMMAND,
+        all=every,
+        title=benchmark.title,
+        rule=benchmark.rule,
+        command=command,
         keys=", ".join(f"`{key}`" for key in _TYPES),
         table=_table(header, rows),
-        sequences=_table(["sequence", *(m.name for m in methods)], [row for row in by_name if any(row[1:])]),
+        sequences=_table(["sequence", *(m.name for m in methods)], by_name),
         sources=_table(["method", "paper", "masks", "terms"], [[m.name, m.paper, m.where, m.licence] for m in methods]),
     )
 
@@ -255,7 +310,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return markdown_table(header, [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows])
 
 
-def run(paths: Sequence[Path], root: Path, masks: Path) -> str:
+def run(paths: Sequence[Path], root: Path, masks: Path, dataset: str = "davis") -> str:
     """Score all methods and return the page; scores are also printed as they come.
 
     Raises:
@@ -265,25 +320,26 @@ def run(paths: Sequence[Path], root: Path, masks: Path) -> str:
     if not files:
         raise UserError(f"{', '.join(map(str, paths))}: no *.yaml in it; {_EXAMPLES}")
     methods = {file: read_method(file) for file in files}
-    videos, results = davis(root, "val"), []
+    videos, results = BENCHMARKS[dataset].videos(root), []
     for file, method in methods.items():
         try:
-            results.append(score(method, videos, masks))
+            results.append(score(method, BENCHMARKS[dataset], videos, masks))
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         print(f"{method.name}: J&F {results[-1].summary.overall['jf']:.3f}", *results[-1].notes, sep="; ")
-    return page(results, videos)
+    return page(results, dataset, videos)
 
 
 def main() -> None:
     """Score the methods and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", type=Path, nargs="+", help="yaml of a method, or folder of such files")
-    parser.add_argument("--davis", type=Path, required=True, help="root folder of DAVIS-2016")
+    parser.add_argument("--dataset", choices=BENCHMARKS, default="davis", help="what is scored; default: DAVIS-2016")
+    parser.add_argument("--data", type=Path, required=True, help="root folder of the dataset")
     parser.add_argument("--masks", type=Path, required=True, help="folder of the masks of all methods")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args()
-    write_bytes(options.output, run(options.methods, options.davis, options.masks).encode())
+    write_bytes(options.output, run(options.methods, options.data, options.masks, options.dataset).encode())
 
 
 if __name__ == "__main__":

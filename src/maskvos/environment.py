@@ -17,10 +17,19 @@ from types import FrameType
 
 from maskvos.errors import UserError
 
+_limit: int | None = None
+
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count if _limit is None else min(count, _limit)
+
+
+def limit_cores(count: int | None) -> None:
+    """Use at most so many cores from now on, one of several processes that share a machine; None: all."""
+    global _limit
+    _limit = count
 
 
 def cpu_name() -> str:

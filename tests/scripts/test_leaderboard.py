@@ -16,8 +16,10 @@ import pytest
 import yaml
 from PIL import Image
 
+import fakes
 from fakes import DAVIS_SPLITS, mask, write_davis, write_mask
 from maskvos.errors import UserError
+from maskvos.metrics.reading import read_truth
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 METHOD = {
@@ -153,6 +155,37 @@ def test_methods_are_ordered_by_score(board: ModuleType, place: Path) -> None:
     assert row(text, "sequence") == ["sequence", "Exact", "Shifted"]
     assert row(text, "Exact")[2:9] == ["yes", "", "", "1.000", "1.000", "1.000", ""]
     assert row(text, "blackswan")[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write"),
+    [
+        ("fbms", fakes.write_fbms),
+        ("youtube_objects", fakes.write_youtube_objects),
+        ("long_videos", fakes.write_long_videos),
+        ("davis2017_unsupervised", lambda root: write_davis(root, 2017)),
+    ],
+)
+def test_other_datasets_have_their_own_protocols(board: ModuleType, tmp_path: Path, dataset: str, write: Any) -> None:
+    write(tmp_path / "data")
+    if dataset == "davis2017_unsupervised":
+        (tmp_path / "data/Annotations").rename(tmp_path / "data/Annotations_unsupervised")
+    benchmark = board.BENCHMARKS[dataset]
+    videos = benchmark.videos(tmp_path / "data")
+    for video in videos:
+        for frame in video.frames:
+            if frame.mask is not None:  # the truth, object ids where these count
+                truth = read_truth(frame.mask, video.masks)
+                write_mask(tmp_path / "masks/exact" / video.name / f"{frame.name}.png", truth, palette=True)
+    (tmp_path / "method.yaml").write_text(yaml.safe_dump({**METHOD, "name": "Exact", "masks": "exact"}))
+    text = board.run([tmp_path / "method.yaml"], tmp_path / "data", tmp_path / "masks", dataset)
+    assert row(text, "Exact")[5:9] == ["1.000", "1.000", "1.000", "+0.350"]
+    rows = [video.name for video in videos]
+    if benchmark.protocol.objects == "match":
+        rows = [f"{name}_{number}" for name in rows for number in (1, 2)]
+    assert all(row(text, name) == [name, "1.000"] for name in rows)
+    assert benchmark.title in text
+    assert f"--dataset {dataset}" in text
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png"])

@@ -29,16 +29,20 @@ def share(videos: Sequence[Video], index: int, count: int) -> list[Video]:
     Returns:
         Its videos, in their order.
     """
-    sizes = {video.name: _bytes(video) for video in videos}
     loads = [0] * count
     mine = set()
     # The largest first, each to the share that has least.
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+    for video, size in largest_first(videos):
         least = loads.index(min(loads))
-        loads[least] += max(sizes[name], 1)
+        loads[least] += max(size, 1)
         if least == index:
-            mine.add(name)
+            mine.add(video.name)
     return [video for video in videos if video.name in mine]
+
+
+def largest_first(videos: Sequence[Video]) -> list[tuple[Video, int]]:
+    """The videos and their sizes in bytes, the largest first; those of the same size by name."""
+    return sorted(((video, _bytes(video)) for video in videos), key=lambda pair: (-pair[1], pair[0].name))
 
 
 def _bytes(video: Video) -> int:

@@ -28,7 +28,7 @@ from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, out_of_memory
 from maskvos.inference.archive import write_table
 from maskvos.inference.outputs import KINDS, TRANSPARENT, Look, coco
-from maskvos.inference.segmenter import SegmentedFrame
+from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.background import BLUR
 from maskvos.media.draw import RED
@@ -217,6 +217,12 @@ class PredictionWriter:
                 place = KINDS["coco"].place
                 coco.merge([self._folder(video).path / place for video in videos], self.output / place)
 
+    def raise_failed(self, count: int) -> None:
+        """Raise `UserError` with the reasons if some of so many videos could not be segmented."""
+        if self.failed:
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.failed.items())
+            raise UserError(f"{len(self.failed)} of {count} videos could not be segmented:{reasons}")
+
     def metrics(self) -> dict[str, float]:
         """Numbers of frames, videos and skipped videos, and frames per second from reading to writing."""
         return {
@@ -272,10 +278,35 @@ def write_predictions(
         UserError: Videos cannot be read, the others are written; or results cannot be written.
     """
     left, listed = writer.pending(videos), videos if listed is None else listed
+    try:
+        write_videos(segmenter, left, writer, progress, skip=writer.on_error == "skip" and len(videos) > 1)
+    except UserError as error:
+        if not error.unwritable:
+            writer.write_overview(listed)
+        raise
+    writer.write_overview(listed)
+    writer.raise_failed(len(videos))
+
+
+def write_videos(
+    segmenter: Segmenter, videos: Sequence[Video], writer: PredictionWriter, progress: bool, skip: bool
+) -> None:
+    """`write_predictions` without what is made of all videos of the output folder.
+
+    Args:
+        segmenter: Segments them.
+        videos: Movies or folders of frames, `PredictionWriter.pending`.
+        writer: Writes the results; notes videos that cannot be segmented.
+        progress: Show a progress bar.
+        skip: Go on after a video that cannot be segmented.
+
+    Raises:
+        UserError: A video cannot be segmented, unless it is skipped; or results cannot be written.
+    """
     with (
         writer,
         progress_bar(shown=progress) as bar,
-        contextlib.closing(writer.claim(left)) as claimed,
+        contextlib.closing(writer.claim(videos)) as claimed,
     ):
         task = bar.add_task("", visible=False)
         for video in claimed:
@@ -285,13 +316,8 @@ def write_predictions(
                 if error.unwritable:
                     raise
                 writer.fail(video, error)
-                if writer.on_error == "fail" or len(videos) == 1:
-                    writer.write_overview(listed)
+                if not skip:
                     raise
-    writer.write_overview(listed)
-    if writer.failed:
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in writer.failed.items())
-        raise UserError(f"{len(writer.failed)} of {len(videos)} videos could not be segmented:{reasons}")
 
 
 def _write(segmenter: StreamsVideos, video: Video, writer: PredictionWriter, bar: Progress, task: TaskID) -> None:

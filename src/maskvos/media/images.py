@@ -121,8 +121,13 @@ def encode_image(image: np.ndarray, suffix: str) -> bytes:
     stored = cv2.cvtColor(image, orders[channels]) if channels in orders else image
     options = [cv2.IMWRITE_JPEG_QUALITY, 95]
     if suffix.lower() == ".png":
-        # OpenCV's default, run lengths, is the fastest for masks and compresses them well; colours need a search.
-        options = [] if channels == 1 else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        if channels == 1:
+            # For masks, run lengths of unfiltered levels are the fastest, and smaller than any filter with zlib's
+            # default level; colours need its search.
+            options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+            if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older versions leave the choice to libpng
+                options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     done, data = cv2.imencode(suffix, stored, options)
     if not done:
         raise ValueError(f"cannot encode an image of shape {image.shape} as {suffix}")

@@ -84,6 +84,10 @@ RULES: dict[str, Rule] = {
     "runs": _LISTED,
     "shard": null(Rule("<index>/<count> with 1 <= index <= count, such as 3/16", _check_shard)),
     "paths.*": TEXT,
+    "ray.workers": whole(0),
+    "ray.cpus": COUNT,
+    "ray.gpus": null(number(0)),
+    "ray.address": null(TEXT),
     # ---------------------------------------------------------------- data
     "data.root": _PATH,
     "data.size": _SIZE,
