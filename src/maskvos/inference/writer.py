@@ -28,7 +28,7 @@ from maskvos.data.streams import FRAME_RATE, FrameTimes, times_of
 from maskvos.errors import UserError, out_of_memory
 from maskvos.inference.archive import write_table
 from maskvos.inference.outputs import KINDS, TRANSPARENT, Look, coco
-from maskvos.inference.segmenter import SegmentedFrame, Segmenter
+from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.background import BLUR
 from maskvos.media.draw import RED
@@ -289,7 +289,7 @@ def write_predictions(
 
 
 def write_videos(
-    segmenter: Segmenter, videos: Sequence[Video], writer: PredictionWriter, progress: bool, skip: bool
+    segmenter: StreamsVideos, videos: Sequence[Video], writer: PredictionWriter, progress: bool, skip: bool
 ) -> None:
     """`write_predictions` without what is made of all videos of the output folder.
 
