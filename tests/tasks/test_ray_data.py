@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,30 +55,36 @@ def test_without_the_package_it_says_what_to_install(clips: Path, monkeypatch: p
         predict(clips, "out", "ray.workers=2")
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray with two cores on this machine."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
+    ray.init(num_cpus=2, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def kill_a_worker(folder: Path) -> None:
+    """Kill a worker of Ray once results come."""
+    while not any(folder.glob("*/manifest.json")):
+        time.sleep(0.02)
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        if status.exists() and status.read_bytes().startswith(b"ray::MapWorker"):
+            os.kill(int(status.parent.name), signal.SIGKILL)
+            break
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [False, True])
-def test_workers_write_what_one_process_writes(clips: Path, lose: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
+@pytest.mark.usefixtures("cluster")
+def test_workers_write_what_one_process_writes(clips: Path, lose: bool) -> None:
     (clips / "clips" / "bad.mp4").write_bytes(b"not a movie")
     with pytest.raises(UserError, match="1 of 5 videos could not be segmented"):
         predict(clips, "one")
     if lose:
-
-        def kill() -> None:
-            while not (clips / "ray" / "d" / "manifest.json").exists():
-                time.sleep(0.02)
-            for status in Path("/proc").glob("[0-9]*/cmdline"):
-                if status.exists() and status.read_bytes().startswith(b"ray::MapWorker"):
-                    os.kill(int(status.parent.name), signal.SIGKILL)
-                    break
-
-        threading.Thread(target=kill, daemon=True).start()
-    try:
-        ray.init(num_cpus=2, log_to_driver=False)
-        with pytest.raises(UserError, match="1 of 5 videos could not be segmented:\n  bad: "):
-            predict(clips, "ray", "ray.workers=2")
-        assert results(clips / "ray") == results(clips / "one")
-        (clips / "clips" / "bad.mp4").unlink()
-        assert predict(clips, "ray", "ray.workers=2")["predict/skipped"] == 4
-    finally:
-        ray.shutdown()
+        threading.Thread(target=kill_a_worker, args=(clips / "ray",), daemon=True).start()
+    with pytest.raises(UserError, match="1 of 5 videos could not be segmented:\n  bad: "):
+        predict(clips, "ray", "ray.workers=2")
+    assert results(clips / "ray") == results(clips / "one")
+    (clips / "clips" / "bad.mp4").unlink()
+    assert predict(clips, "ray", "ray.workers=2")["predict/skipped"] == 4
