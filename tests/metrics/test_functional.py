@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import subprocess
 import sys
@@ -107,6 +108,21 @@ def test_invariant_to_translation_of_both_masks(pair, down, right):
             canvas[top : top + height, left : left + width] = mask
         scores.add((*F.jaccard_and_boundary_f(*moved), F.boundary_iou(*moved), F.precision_recall(*moved)))
     assert len(scores) == 1
+
+
+@pytest.mark.parametrize(
+    ("radius", "rows", "columns"),
+    [(9, range(11), range(11)), (20, range(22), range(22)), (70, (0, 1, 66, 69, 70), range(72))],
+)
+def test_boundaries_match_everywhere_in_the_disk_of_the_tolerance(radius, rows, columns):
+    for down, right in itertools.product(rows, columns):
+        masks, edges = np.zeros((2, 80, 80), bool), []
+        for mask, (y, x) in zip(masks, ((2, 2), (2 + down, 2 + right)), strict=True):
+            mask[y, x] = True  # its boundary: this pixel, and those above, to the left, and between
+            edges.append(np.array([(y - dy, x - dx) for dy in (0, 1) for dx in (0, 1)]))
+        near = ((edges[0][:, None] - edges[1][None]) ** 2).sum(axis=2) <= radius**2
+        share = near.any(axis=1).mean()  # the same for both, which are mirror images
+        assert F.boundary_f(*masks, tolerance=radius) == share, (down, right)
 
 
 @given(hnp.arrays(bool, (30, 100)), st.integers(0, 8))
