@@ -112,17 +112,18 @@ def test_invariant_to_translation_of_both_masks(pair, down, right):
 
 @pytest.mark.parametrize(
     ("radius", "rows", "columns"),
-    [(9, range(11), range(11)), (20, range(22), range(22)), (70, (0, 1, 66, 69, 70), range(72))],
+    [*((r, range(r + 2), range(r + 2)) for r in (1, 4, 9, 15)), (70, (0, 1, 66, 69, 70), range(72))],
 )
 def test_boundaries_match_everywhere_in_the_disk_of_the_tolerance(radius, rows, columns):
-    for down, right in itertools.product(rows, columns):
-        masks, edges = np.zeros((2, 80, 80), bool), []
-        for mask, (y, x) in zip(masks, ((2, 2), (2 + down, 2 + right)), strict=True):
-            mask[y, x] = True  # its boundary: this pixel, and those above, to the left, and between
-            edges.append(np.array([(y - dy, x - dx) for dy in (0, 1) for dx in (0, 1)]))
-        near = ((edges[0][:, None] - edges[1][None]) ** 2).sum(axis=2) <= radius**2
-        share = near.any(axis=1).mean()  # the same for both, which are mirror images
-        assert F.boundary_f(*masks, tolerance=radius) == share, (down, right)
+    corner = np.zeros((80, 80), bool)
+    corner[0, 0] = True  # the only one whose boundary is one pixel; that of others is 2x2 pixels
+    for y, x in itertools.product(rows, columns):
+        other = np.zeros((80, 80), bool)
+        other[y, x] = True
+        edge = [(a, b) for a in (y - 1, y) for b in (x - 1, x) if min(a, b) >= 0]
+        near = [a * a + b * b <= radius**2 for a, b in edge]
+        recall = sum(near) / len(near)  # and the precision is 1, unless nothing is near
+        assert F.boundary_f(corner, other, tolerance=radius) == pytest.approx(2 * recall / (1 + recall)), (y, x)
 
 
 @given(hnp.arrays(bool, (30, 100)), st.integers(0, 8))
@@ -147,10 +148,11 @@ def test_boundary_iou_by_hand(size, options, width):
 
 
 def test_the_image_border_is_a_contour_in_boundary_iou():
-    full = np.ones((40, 30), bool)
-    inner = full.copy()
-    inner[0] = inner[-1] = inner[:, 0] = inner[:, -1] = False
-    assert F.boundary_iou(full, inner) == 0
+    full, half = np.ones((40, 30), bool), np.ones((40, 30), bool)
+    half[:, 15:] = False
+    ring_full, ring_half = full.copy(), half.copy()
+    ring_full[1:-1, 1:-1] = ring_half[1:-1, 1:14] = False
+    assert F.boundary_iou(full, half) == (ring_full & ring_half).sum() / (ring_full | ring_half).sum()
 
 
 def test_precision_and_recall_of_empty_masks():

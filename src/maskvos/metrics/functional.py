@@ -336,11 +336,13 @@ def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
 
     Bits beyond the width are not cleared. The disk is decomposed into horizontal bars: the maps are widened from the
     shortest bar to the longest, and each width is or-ed into the rows at its vertical distances. All rows of all maps
-    are concatenated into one array of words, separated by padding as large as the radius.
+    are concatenated into one array of words, each after padding as large as the radius, which keeps what is shifted
+    out of the image and is needed to fill the next bar.
     """
     count, height, words = packed.shape
-    canvas = np.zeros((count, height + radius, words + -(-radius // _WORD)), packed.dtype)
-    canvas[:, :height, :words] = packed
+    padding = -(-radius // _WORD)
+    canvas = np.zeros((count, height + radius, padding + words), packed.dtype)
+    canvas[:, :height, padding:] = packed
     widened, reach = canvas.ravel(), 0
     dilated = np.zeros_like(widened)
     bars = [(math.isqrt(radius * radius - dy * dy), dy) for dy in range(radius, -1, -1)]
@@ -354,7 +356,7 @@ def _dilate(packed: np.ndarray, radius: int) -> np.ndarray:
             offset = dy * canvas.shape[2]
             dilated[offset:] |= widened[: len(widened) - offset]
             dilated[: len(widened) - offset] |= widened[offset:]
-    return dilated.reshape(canvas.shape)[:, :height, :words]
+    return dilated.reshape(canvas.shape)[:, :height, padding:]
 
 
 def _radius(shape: tuple[int, ...], tolerance: float) -> int:
