@@ -59,7 +59,7 @@ def _call(target: Any, arguments: dict[str, Any], name: str) -> Any:
         return target(**arguments)
     except UserError:
         raise
-    except (TypeError, ValueError, LookupError, RuntimeError, ImportError) as error:
+    except (TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError) as error:
         raise UserError(f"{name or getattr(target, '__qualname__', target)}: {error}{_among(str(error))}") from error
 
 

@@ -97,6 +97,11 @@ def main() -> None:
     except MISTAKES as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    except ValueError as error:
+        if "Config group override" not in str(error):  # Hydra's for backbone=5
+            raise
+        print(f"error: {error}; choose the member of a group by its name, backbone=swin_t", file=sys.stderr)
+        sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

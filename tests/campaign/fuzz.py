@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import sys
@@ -26,6 +27,7 @@ from maskvos.data.check import check
 from maskvos.data.datasets.davis import davis
 from maskvos.data.datasets.fbms import fbms
 from maskvos.data.datasets.youtube_vos import youtube_vos
+from maskvos.errors import UserError
 from maskvos.flow.codec import read_flow, write_flow
 from maskvos.flow.compute import compute_flows
 from maskvos.flow.dis import DIS
@@ -323,7 +325,9 @@ def caches(seed: int) -> Case:
 
 
 def _fill(place: Path) -> None:
-    compute_flows(davis(place / "d", "val"), FlowStore(DIS(), place / "cache"), None, 0)
+    done = compute_flows(davis(place / "d", "val"), FlowStore(DIS(), place / "cache"), None, 0)
+    if done.problems:  # as task=flow does
+        raise UserError(str(done))
 
 
 @cache
@@ -429,6 +433,28 @@ def command(*arguments: str) -> None:
     entrypoint.main()
 
 
+def oddities(seed: int) -> Case:
+    """A pipe, a device, a folder, a link to nowhere or to itself, or nothing, where a file should be."""
+    chance = random.Random(f"oddities {seed}")
+    base = chance.choice((pictures, masks, flows, caches, checkpoints, exports, manifests, lists, yamls))(10 * seed + 1)
+    oddity = chance.choice(("pipe", "folder", "nowhere", "itself", "/dev/zero", "/dev/full", "empty", "gone"))
+
+    def prepare(place: Path) -> None:
+        base.prepare(place)
+        path = chance.choice(sorted(path for path in place.rglob("*") if path.is_file() and path.name != ".lock"))
+        path.unlink()
+        if oddity == "pipe":
+            os.mkfifo(path)
+        elif oddity == "folder":
+            path.mkdir()
+        elif oddity == "empty":
+            path.touch()
+        elif oddity != "gone":
+            path.symlink_to(path.name if oddity == "itself" else oddity)
+
+    return Case("oddities", f"seed {seed}: {oddity} in {base.group}", prepare, base.act, limit=30)
+
+
 FUZZERS: dict[Callable[[int], Case], int] = {
     movies: 260,
     pictures: 220,
@@ -440,5 +466,6 @@ FUZZERS: dict[Callable[[int], Case], int] = {
     manifests: 110,
     lists: 120,
     yamls: 60,
+    oddities: 100,
 }
 """Each with its number of cases in the campaign."""

@@ -61,6 +61,7 @@ def test_an_answer_and_an_output_are_none(tmp_path: Path) -> None:
 
 KINDS = (
     *("movies", "pictures", "masks", "flows", "caches", "checkpoints", "exports", "manifests", "lists", "yamls"),
+    "oddities",
     *("values", "predictions", "trainings", "names"),
     *("killed", "full_disk", "little_memory", "two_at_once", "stopped_training"),
 )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from maskvos.errors import UserError
-from maskvos.media.files import write_bytes
+from maskvos.media.files import read_file, write_bytes
 
 FLOW_SUFFIXES = (".flo", ".png", ".jpg", ".jpeg")
 """File extensions that `read_flow` supports."""
@@ -132,6 +132,8 @@ def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
 
 def is_whole(path: Path) -> bool:
     """Whether a file that `write_flow` writes exists and is complete, by its length or end; reads a few bytes only."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             header, size = file.read(12), file.seek(0, os.SEEK_END)
@@ -194,7 +196,7 @@ def encode_png(rgb: np.ndarray) -> bytes:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise UserError(
             f"flow {path}: cannot be read ({error.strerror}); check the path or compute it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import logging
@@ -330,6 +331,8 @@ class FlowStore:
 def _identity(image: Path) -> str:
     """Identify an image file by name, size and a sample of its content, without reading all of it."""
     try:
+        if image.exists() and not image.is_file():
+            raise OSError(errno.EINVAL, "not a file")
         with image.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             file.seek(max(0, (length - _SAMPLE) // 2))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskvos.inference.video_folder import MANIFEST
-from maskvos.media.files import write_bytes
+from maskvos.media.files import read_file, write_bytes
 from maskvos.text import cell
 from maskvos.types import Video
 
@@ -75,8 +75,8 @@ def write_table(output: Path, videos: Sequence[Video]) -> None:
 
 def _row(path: Path, name: str) -> dict[str, Any]:
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        made = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         made = {}
     problem = made.get("error", "") or _problem(made)
     return {**{column: made.get(column) for column in _COLUMNS}, "video": name, "problem": problem}

@@ -16,7 +16,7 @@ from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS, Look, Output, Target
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.media.files import ensure_writable, remove_partial, write_bytes
+from maskvos.media.files import ensure_writable, read_file, remove_partial, write_bytes
 from maskvos.media.video import Reading
 from maskvos.types import Video
 
@@ -93,10 +93,10 @@ class VideoFolder:
 
     def _read_manifest(self) -> dict[str, Any] | None:
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text())
+            manifest = json.loads(read_file(self.path / MANIFEST))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.path / MANIFEST} cannot be read ({error}); delete the folder, or use writer.existing=overwrite"
             ) from error

@@ -15,6 +15,17 @@ from maskvos.errors import UserError
 _PART = ".part"
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file; a pipe or a device, whose reading might never end, is refused.
+
+    Raises:
+        OSError: It is none, or cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return path.read_bytes()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: readers and concurrent writers see the old content or the new, never a part.
 

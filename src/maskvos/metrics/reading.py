@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from maskvos.errors import UserError
+from maskvos.media.files import read_file
 
 if TYPE_CHECKING:
     from maskvos.types import MaskRule
@@ -127,7 +128,7 @@ def read_values(path: Path) -> np.ndarray | Indexed:
         UserError: The file is missing or corrupt.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); check that it exists and its permissions"
@@ -182,7 +183,7 @@ def _decode_indexed(data: bytes) -> Indexed | None:
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image, from its header."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_file(path))) as image:
             return image.height, image.width
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{path}: its size cannot be read ({error}); check the dataset") from error

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from maskvos.errors import UserError
-from maskvos.media.files import write_bytes
+from maskvos.media.files import read_file, write_bytes
 from maskvos.text import cell, table, uncell
 
 TITLES = {
@@ -223,7 +223,7 @@ class Summary:
         """
         folder = Path(folder)
         try:
-            found = json.loads((folder / "summary.json").read_text())
+            found = json.loads(read_file(folder / "summary.json"))
             sequences = _read_csv(folder / "sequences.csv", ("sequence", "class", "frames"))
             frames = _read_csv(folder / "frames.csv", ("sequence", "frame", "counted", "left_out", "note"))
             rows = [
@@ -280,8 +280,7 @@ def _csv(rows: list[list[Any]]) -> str:
 
 def _read_csv(path: Path, names: tuple[str, ...]) -> list[tuple[dict[str, str], dict[str, float]]]:
     """Rows of a CSV file: the named columns as text, all others as numbers, without empty cells."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_file(path).decode(), newline="")))
     return [
         (
             {name: uncell(row[name]) for name in names},

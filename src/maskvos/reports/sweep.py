@@ -16,7 +16,7 @@ import yaml
 
 from maskvos import text
 from maskvos.errors import UserError
-from maskvos.media.files import write_bytes
+from maskvos.media.files import read_file, write_bytes
 
 RESULT = "result.json"
 # Prefixes of score columns, in order; the plot shows the first column.
@@ -80,7 +80,7 @@ def read_jobs(folder: Path) -> list[Job]:
     for file in files:
         run = file.parents[1]
         try:
-            overrides = dict(_split(line) for line in yaml.safe_load(file.read_text()) or [])
+            overrides = dict(_split(line) for line in yaml.safe_load(read_file(file)) or [])
             result = json.loads((run / RESULT).read_text()) if (run / RESULT).is_file() else {}
             jobs.append(Job(run, overrides, **result))
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:

@@ -217,7 +217,7 @@ RULES: dict[str, Rule] = {
     "trainer.precision": worded(
         choice(*PRECISIONS, 32, 16), "a precision whose weights have 32 bits, such as 16-mixed or bf16-mixed"
     ),
-    "trainer.max_epochs": null(whole(-1)),
+    "trainer.max_epochs": whole(-1),
     "trainer.max_steps": whole(-1),
     "trainer.gradient_clip_val": null(number(0)),
     "trainer.accumulate_grad_batches": COUNT,

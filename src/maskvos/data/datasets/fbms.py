@@ -22,6 +22,7 @@ from maskvos.data.datasets.listing import (
     subfolders,
 )
 from maskvos.errors import UserError, nearest
+from maskvos.media.files import read_file
 from maskvos.types import MaskRule, Video
 
 NAME = "FBMS-59"
@@ -124,7 +125,7 @@ def _read_definition(file: Path) -> tuple[list[int], dict[str, str]]:
     Returns:
         Mask value of each region (grey level, or 65536 R + 256 G + B), and mask name to frame name.
     """
-    lines = [line.strip() for line in file.read_text(encoding="latin-1").splitlines()]
+    lines = [line.strip() for line in read_file(file).decode("latin-1").splitlines()]
     lines = [line for line in lines if line]
     values: list[int] = []
     pairs: dict[str, str] = {}
