@@ -62,9 +62,9 @@ _FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channe
 _ALL_SEQUENCES = ["data.train.parts.0.hold_out=[]", "trainer.limit_val_batches=0", "callbacks.best=null"]
 PICTURES = {
     "7": ["data.size=[160,288]", "optim.lr=6e-4", "trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)],
-    "8": ["trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
-    "9": ["trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
-    "10": ["optim.lr=5e-4", "trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
+    "8": ["optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
+    "9": ["optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
+    "10": ["trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
 }
 """Trainings with the pretrained encoder (experiment=light): number to overrides."""
 TRAININGS = {**SCRATCH, **PICTURES}

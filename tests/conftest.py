@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,13 @@ settings.register_profile("fixed", derandomize=True)
 # Mutation tests only ask whether a test fails, not for the simplest example.
 settings.register_profile("mutants", derandomize=True, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def _open_streams() -> None:
+    """Keep Hydra, which closes all log handlers, from closing pytest's stderr: absl's handler takes it for a file."""
+    if absl := sys.modules.get("absl.logging"):
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")

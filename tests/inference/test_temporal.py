@@ -90,5 +90,5 @@ def test_the_segmenter_fills_gaps_of_videos_and_of_arrays() -> None:
     others = np.arange(7) != 3
     assert (plain[others] != filled[others]).mean() < 0.001  # flow is not exact where the object pales
     assert segmenter(1).settings != segmenter(0).settings
-    with pytest.raises(UserError, match="fill_gaps is 11"):
+    with pytest.raises(UserError, match="fill_gaps=11"):
         segmenter(11)

@@ -34,9 +34,9 @@ def _reserve(config: DictConfig, mode: str) -> None:
     folder = str(own_folder(Path(node.dir)))
     with read_write(config.hydra):
         node.dir = folder
-        # The runs of a sweep compose their configurations anew, from the overrides.
-        quoted = folder.replace("'", "\\'")
-        config.hydra.overrides.hydra.append(f"hydra.{mode}.dir='{quoted}'")
+        if mode == "sweep":  # its runs compose their configurations anew, from the overrides
+            quoted = folder.replace("'", "\\'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
 
 def own_folder(folder: Path) -> Path:
