@@ -26,6 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import maskvos  # noqa: F401  # sets OpenMP's waiting policy, so it comes before torch
+
+# isort: split
 import torch
 from busy import busy
 from omegaconf import DictConfig
