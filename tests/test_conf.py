@@ -28,7 +28,9 @@ ALONE = [[f"+{group}={name}"] for group in ("experiment", "sweep") for name in c
 
 @pytest.mark.parametrize("overrides", [*ROUNDS, *ALONE], ids=" ".join)
 def test_every_yaml_composes_and_resolves(overrides: list[str]) -> None:
-    OmegaConf.to_container(compose(overrides), resolve=True)
+    cfg = compose(overrides)
+    assert not OmegaConf.missing_keys(cfg)
+    assert "${" not in str(OmegaConf.to_container(cfg, resolve=True))
 
 
 @pytest.mark.parametrize(

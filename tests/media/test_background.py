@@ -42,7 +42,7 @@ def test_colours(value, colour: tuple[int, int, int]) -> None:
         ("#12", "a name or #RRGGBB"),
         ([0, 0, 999], r"x is \[0, 0, 999\]"),
         ([1, 2], "red, green and blue"),
-        ("beach.jpg", "no such file"),
+        ("beach.jpg", "file not found"),
         ("bluur", "auto, blur, a picture or a movie; did you mean 'blur'"),
         ("xyzzy", "a picture or a movie$"),
     ],

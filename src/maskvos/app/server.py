@@ -65,6 +65,94 @@ class Guard:
         await self.app(scope, receive, guarded)
 
 
+class Handlers:
+    """What the page's requests do; each method answers one route of `build_app`.
+
+    Args:
+        jobs: The clips.
+        limit: Bytes that a file may have.
+    """
+
+    def __init__(self, jobs: Jobs, limit: int) -> None:
+        self._jobs, self._limit = jobs, limit
+
+    def _job(self, request: Request) -> Job:
+        job = self._jobs.get(request.path_params["id"])
+        if job is None:
+            raise HTTPException(404, "clip not found: it may have been removed; choose it again")
+        return job
+
+    async def page(self, request: Request) -> Response:
+        """The page itself, its script and its style."""
+        name = {"/": "index.html"}.get(request.url.path, request.url.path[1:])  # one of the routes below
+        return FileResponse(_PAGE / name, media_type=_TYPES[Path(name).suffix])
+
+    async def about(self, request: Request) -> Response:
+        """The limit of files, and the kinds of results."""
+        return JSONResponse({"limit": self._limit, "kinds": OFFERED})
+
+    async def upload(self, request: Request) -> Response:
+        """Receive a clip, and check that it is a movie."""
+        job = self._jobs.create(request.query_params.get("name", "clip"))
+        try:
+            await _receive(request, job.clip, self._limit)
+            await run_in_threadpool(self._jobs.inspect, job)
+        except BaseException:  # also when the browser disconnects
+            self._jobs.remove(job.id)
+            raise
+        return JSONResponse({"id": job.id}, 201)
+
+    async def background(self, request: Request) -> Response:
+        """Receive the picture or movie for the background of a clip."""
+        job = self._job(request)
+        incoming = job.folder / "incoming"
+        await _receive(request, incoming, self._limit)
+        await run_in_threadpool(check_background, incoming)
+        incoming.replace(job.background)
+        return Response(status_code=204)
+
+    async def start(self, request: Request) -> Response:
+        """Queue a clip, with settings as JSON, see `Jobs.start`."""
+        try:
+            settings = json.loads(await request.body())
+        except ValueError as error:
+            raise UserError("the settings are not JSON") from error
+        if not isinstance(settings, dict):
+            raise UserError("the settings are not a JSON object")
+        self._jobs.start(self._job(request), settings)
+        return Response(status_code=202)
+
+    async def state(self, request: Request) -> Response:
+        """Progress of a clip, its position in the queue, and the identifier of its result."""
+        job = self._job(request)
+        shown = {name: getattr(job, name) for name in ("name", "state", "done", "frames", "error", "kind")}
+        result = None if job.result is None else job.result.parents[1].name
+        return JSONResponse({**shown, "position": self._jobs.position(job), "result": result})
+
+    async def preview(self, request: Request) -> Response:
+        """The latest segmented frame of a clip, as JPEG."""
+        return Response(self._job(request).preview, media_type="image/jpeg")
+
+    async def clip(self, request: Request) -> Response:
+        """A clip as it was uploaded; byte ranges are supported, here and below."""
+        job = self._job(request)
+        return FileResponse(job.clip, media_type=job.type)
+
+    async def result(self, request: Request) -> Response:
+        """The result of a clip, to be played or, with ``?download``, saved."""
+        job = self._job(request)
+        if job.result is None:
+            raise HTTPException(404, "this clip has no result yet; wait until it is done")
+        place = Path(KINDS[job.kind].place)
+        name = f"{job.name}_{place.name}" if "download" in request.query_params else None
+        return FileResponse(job.result, media_type=_RESULT_TYPES[place.suffix], filename=name)
+
+    async def remove(self, request: Request) -> Response:
+        """Remove a clip and its files."""
+        self._jobs.remove(self._job(request).id)
+        return Response(status_code=204)
+
+
 def build_app(jobs: Jobs, limit: int, hosts: list[str]) -> Starlette:
     """The application.
 
@@ -73,82 +161,18 @@ def build_app(jobs: Jobs, limit: int, hosts: list[str]) -> Starlette:
         limit: Bytes that a file may have.
         hosts: Names under which the page may be opened, so that no other name can be made to point here.
     """
-
-    def job_of(request: Request) -> Job:
-        job = jobs.get(request.path_params["id"])
-        if job is None:
-            raise HTTPException(404, "there is no such clip (any more); choose it again")
-        return job
-
-    async def page(request: Request) -> Response:
-        name = {"/": "index.html"}.get(request.url.path, request.url.path[1:])  # one of the routes below
-        return FileResponse(_PAGE / name, media_type=_TYPES[Path(name).suffix])
-
-    async def about(request: Request) -> Response:
-        return JSONResponse({"limit": limit, "kinds": OFFERED})
-
-    async def upload(request: Request) -> Response:
-        job = jobs.create(request.query_params.get("name", "clip"))
-        try:
-            await _receive(request, job.clip, limit)
-            await run_in_threadpool(jobs.inspect, job)
-        except BaseException:
-            jobs.remove(job.id)
-            raise
-        return JSONResponse({"id": job.id}, 201)
-
-    async def background(request: Request) -> Response:
-        job = job_of(request)
-        incoming = job.folder / "incoming"
-        await _receive(request, incoming, limit)
-        await run_in_threadpool(check_background, incoming)
-        incoming.replace(job.background)
-        return Response(status_code=204)
-
-    async def start(request: Request) -> Response:
-        try:
-            settings = json.loads(await request.body())
-        except ValueError as error:
-            raise UserError("the settings are not JSON") from error
-        if not isinstance(settings, dict):
-            raise UserError("the settings are not a JSON object")
-        jobs.start(job_of(request), settings)
-        return Response(status_code=202)
-
-    async def state(request: Request) -> Response:
-        job = job_of(request)
-        shown = {name: getattr(job, name) for name in ("name", "state", "done", "frames", "error", "kind")}
-        result = None if job.result is None else job.result.parents[1].name
-        return JSONResponse({**shown, "position": jobs.position(job), "result": result})
-
-    async def preview(request: Request) -> Response:
-        return Response(job_of(request).preview, media_type="image/jpeg")
-
-    async def clip(request: Request) -> Response:
-        job = job_of(request)
-        return FileResponse(job.clip, media_type=job.type)
-
-    async def result(request: Request) -> Response:
-        job = job_of(request)
-        if job.result is None:
-            raise HTTPException(404, "there is no result yet")
-        place = Path(KINDS[job.kind].place)
-        name = f"{job.name}_{place.name}" if "download" in request.query_params else None
-        return FileResponse(job.result, media_type=_RESULT_TYPES[place.suffix], filename=name)
-
-    async def remove(request: Request) -> Response:
-        jobs.remove(job_of(request).id)
-        return Response(status_code=204)
-
+    do = Handlers(jobs, limit)
     routes = [
-        *(Route(path, page) for path in ("/", "/page.js", "/page.css")),
-        Route("/about", about),
-        Route("/clips", upload, methods=["POST"]),
-        Route("/clips/{id}", state),
-        Route("/clips/{id}", remove, methods=["DELETE"]),
-        Route("/clips/{id}/background", background, methods=["PUT"]),
-        Route("/clips/{id}/start", start, methods=["POST"]),
-        *(Route(f"/clips/{{id}}/{view.__name__}", view) for view in (preview, clip, result)),
+        *(Route(path, do.page) for path in ("/", "/page.js", "/page.css")),
+        Route("/about", do.about),
+        Route("/clips", do.upload, methods=["POST"]),
+        Route("/clips/{id}", do.state),
+        Route("/clips/{id}", do.remove, methods=["DELETE"]),
+        Route("/clips/{id}/background", do.background, methods=["PUT"]),
+        Route("/clips/{id}/start", do.start, methods=["POST"]),
+        Route("/clips/{id}/preview", do.preview),
+        Route("/clips/{id}/clip", do.clip),
+        Route("/clips/{id}/result", do.result),
     ]
     return Starlette(
         routes=routes,

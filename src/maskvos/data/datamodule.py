@@ -240,7 +240,7 @@ class VideoDataModule(pl.LightningDataModule):
         """The videos of ``train``, ``val`` or ``test``; listed once.
 
         Raises:
-            UserError: The data has no such split, or it is empty, or two of its videos have the same name.
+            UserError: The split is not configured, or it is empty, or two of its videos have the same name.
         """
         if split not in self._videos:
             source = self.sources.get(split)

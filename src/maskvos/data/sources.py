@@ -37,7 +37,7 @@ def expand(source: str) -> list[str]:
     A name that exists is taken literally, whatever characters it has.
 
     Raises:
-        UserError: There is no such file, and nothing matches.
+        UserError: The file is not found, and no file matches the pattern.
     """
     if source == "-" or _CAMERA.fullmatch(source) or _ADDRESS.fullmatch(source):
         return [source]

@@ -94,7 +94,7 @@ class PredictionWriter:
         self.frame_rate = frame_rate
         self.look = Look.of(colour, opacity, outline, outline_colour, background, soft_edges)
         self.settings = {**(settings or {}), "kinds": self.kinds, **self.look.settings(), "frame_rate": frame_rate}
-        if "background" not in kinds:  # results of versions that have no such kind are resumed
+        if "background" not in kinds:  # results of versions without this kind are resumed
             del self.settings["background"]
         if not TRANSPARENT.intersection(kinds):
             del self.settings["soft_edges"]

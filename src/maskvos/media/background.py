@@ -85,9 +85,7 @@ def parse_background(value: str | Path | Sequence[int], name: str) -> Colour | P
     if isinstance(value, Path) or (isinstance(value, str) and ("." in value or "/" in value or Path(value).is_file())):
         path = Path(value).expanduser()
         if not path.is_file():
-            raise UserError(
-                f"{name} is {value}, and there is no such file; give a picture, a movie, a colour, or {BLUR}"
-            )
+            raise UserError(f"{name}={value}: file not found; give a picture, a movie, a colour, or {BLUR}")
         return path
     try:
         return parse_colour(value, name)

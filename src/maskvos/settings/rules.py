@@ -12,7 +12,7 @@ from typing import Any
 from maskvos.errors import nearest
 
 Check = Callable[[Any], str | None]
-"""From a value to what must be given instead, as the end of a sentence; None if it is right."""
+"""From a value to a hint for the error message, or ``""``; None if the value is valid."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Rule:
 
     Attributes:
         expected: In words, after "must be".
-        check: What is wrong with a value, more precisely than ``expected`` (``""``: no more precisely); None: nothing.
+        check: From an invalid value to a hint that is appended to ``expected``, or ``""``; from a valid one to None.
     """
 
     expected: str
     check: Check
 
     def problem(self, value: Any) -> str | None:
-        """What a value must be, and the nearest right ones; None if it is right."""
+        """The error message for an invalid value, with a hint; None if it is valid."""
         hint = self.check(value)
         return None if hint is None else self.expected + (f"; {hint}" if hint else "")
 

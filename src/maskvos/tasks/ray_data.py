@@ -1,8 +1,8 @@
 """task=predict on a Ray cluster: Ray Data hands out the videos, and each worker does what one process does alone.
 
-Only names of files travel between machines: a worker decodes a video, computes its flow, runs the network and writes
-the results. Ray starts lost workers again and gives them the videos that were lost with them; since results are atomic
-and have a manifest, nothing is half a result, and what was complete is not made twice.
+Only paths travel between machines: a worker decodes a video, computes its flow, runs the network and writes the
+results. Ray restarts lost workers and reassigns their videos; since writes are atomic and each video has a manifest,
+complete videos are skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def predict_on_ray(cfg: DictConfig) -> dict[str, float]:
         As `maskvos.tasks.predict.run`.
 
     Raises:
-        UserError: The package is missing, there is no such cluster, videos cannot be segmented, or results not written.
+        UserError: The package is missing, the cluster is not found, videos cannot be segmented, or results not written.
     """
     require("ray", "ray.workers")
     import ray

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class NotFiniteError(UserError):
-    """The loss is not finite: the weights cannot be used any more."""
+    """The loss is not finite, and so the weights are invalid."""
 
 
 class FiniteLoss(Callback):
@@ -36,7 +36,7 @@ class FiniteLoss(Callback):
     """
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None  # the first step with such a loss, or -1
+        self._first: Tensor | None = None  # the first step with a non-finite loss, or -1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,7 +56,7 @@ class FiniteLoss(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to save weights after such a loss.
+        """Refuse to save weights after a non-finite loss.
 
         Raises:
             NotFiniteError: The loss was not finite.

@@ -55,7 +55,7 @@ def describe(config: Mapping[str, Any], fixed: bool = False) -> dict[str, str]:
         "rgb": "(batch, 3, height, width) float32: the frame, RGB from 0 to 1",
         "flow": (
             f"(batch, 2, height, width) float32: optical flow from the frame to {other}, in pixels of this "
-            "size, x then y; where there is no such frame, that the other way, negated"
+            "size, x then y; at the end of the video, the negated flow to the frame on the other side"
         ),
         "logits": "(batch, 1, height, width) float32; probability of the object: 1 / (1 + exp(-logits))",
     }
