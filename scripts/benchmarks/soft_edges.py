@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--weights", default="light")
     given = parser.parse_args()
     model = maskvos.load(given.weights)
+    model.refine = False  # which would make both the same
     cv2.setNumThreads(1)
     means, seconds = {}, []
     for video in davis(given.root, given.split):

@@ -106,6 +106,23 @@ def test_another_threshold_needs_no_second_pass_of_the_network(serve: Serve, tmp
     assert shares[2] == pytest.approx(shares[0], abs=1e-3)
 
 
+def test_masks_are_refined_as_the_command_does_it(serve: Serve, tmp_path: Path) -> None:
+    model, clip = segmenter(), movie(tmp_path / "a.mp4")
+    model.size = (8, 12)  # so that edges are off
+    hard = np.stack([frame.mask for frame in model.stream(clip)])
+    model.refine = True
+    refined = np.stack([frame.mask for frame in model.stream(clip)])
+    assert (hard != refined).any()
+    client = Client(serve(model))
+    sent = client.send(clip)
+    for _ in range(2):  # by the network, and from what was recorded
+        assert client.start(sent, kind="mask_movie") == 202
+        assert client.wait(sent)["state"] == "done"
+        (tmp_path / "made.mkv").write_bytes(client("GET", f"{sent}/result")[2])
+        made = np.stack([image[..., 0] > 0 for image in read_video(tmp_path / "made.mkv")])
+        assert (made != refined).mean() < 0.01 * (hard != refined).mean()
+
+
 def test_backgrounds_are_sent_or_named_but_never_paths(serve: Serve, tmp_path: Path) -> None:
     client = Client(serve())
     sent = client.send(movie(tmp_path / "a.mp4", 2))

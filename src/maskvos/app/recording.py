@@ -37,6 +37,7 @@ class Recording:
         cut = math.log(self.threshold / (1 - self.threshold))
         for frame in (self._replay if self._complete else self._record)(video, times, reading):
             frame = replace(frame, mask=frame.logits > cut)
+            frame = frame.refined() if self.segmenter.refine else frame
             self.watch(frame)
             yield frame
 

@@ -43,7 +43,7 @@ class SegmentedFrame:
     Attributes:
         image: (H, W, 3) uint8 RGB, the frame.
         logits: (H, W) float32, the network's output at the frame's size.
-        mask: (H, W) bool, the probability thresholded.
+        mask: (H, W) bool, the object: the probability thresholded, and with ``refine`` edges that follow the picture.
         index: Number of the frame, from 0.
         time: Seconds after the first frame.
         name: Name of the frame: of its file, or its number with five digits.
