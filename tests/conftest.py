@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
@@ -29,6 +30,9 @@ SHARED = ROOT.parent / "shared"
 # Two cores, many small tensors: more threads only wait for one another, as do those of processes side by side.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
+# Jobs that a shell starts in the background ignore Ctrl-C, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: what passes here passes there. `--hypothesis-profile=default` looks for new ones.
 settings.register_profile("fixed", derandomize=True)

@@ -52,6 +52,8 @@ def test_mistakes_are_named(installed: None) -> None:
             main(["--port", str(port)])
     with pytest.raises(UserError, match="--limit 0"):
         main(["--limit", "0"])
+    with pytest.raises(UserError, match="--port 99999"):
+        main(["--port", "99999"])
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

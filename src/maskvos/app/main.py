@@ -29,6 +29,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("maskvos app needs two more packages; pip install starlette uvicorn, or '.[app]'")
     if not 0 < options.limit <= 1000:
         raise UserError(f"--limit {options.limit}: give gigabytes, above 0 and at most 1000")
+    if not 0 <= options.port < 2**16:
+        raise UserError(f"--port {options.port}: give a number from 0 (any free port) to 65535")
     import uvicorn
 
     from maskvos.api import load
