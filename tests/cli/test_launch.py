@@ -149,7 +149,7 @@ def test_the_job_resumes_only_what_it_has_saved_and_quotes_what_it_is_given(tmp_
 
 
 def test_the_job_is_saved_and_requeued_when_its_time_is_up(tmp_path: Path) -> None:
-    fake(tmp_path, "srun", "echo $$ > pid; touch started; trap 'touch saved; exit 1' TERM; while :; do sleep 0.1; done")
+    fake(tmp_path, "srun", "echo $$ > pid; trap 'touch saved; exit 1' TERM; touch started; while :; do sleep 0.1; done")
     fake(tmp_path, "scancel", 'echo "$@" > cancelled; kill -TERM $(cat pid)')
     fake(tmp_path, "scontrol", '[ -f saved ] && echo "$@" > requeued')
     job = submit(tmp_path)

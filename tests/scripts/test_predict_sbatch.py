@@ -56,7 +56,7 @@ def test_the_job_is_requeued_when_its_time_is_up(tmp_path: Path, status: int) ->
     fake(
         tmp_path,
         "srun",
-        f"echo $$ > pid; touch started; trap 'touch ended; exit {status}' TERM; while :; do sleep 0.1; done",
+        f"echo $$ > pid; trap 'touch ended; exit {status}' TERM; touch started; while :; do sleep 0.1; done",
     )
     fake(tmp_path, "scancel", 'echo "$@" > cancelled; kill -TERM $(cat pid)')
     fake(tmp_path, "scontrol", '[ -f ended ] && echo "$@" > requeued')
