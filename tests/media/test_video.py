@@ -497,3 +497,18 @@ def test_equal_frames_give_equal_files(tmp_path: Path) -> None:
     data = (tmp_path / "a.mp4").read_bytes()
     assert data == (tmp_path / "b.mp4").read_bytes()
     assert b"threads=4 " in data  # not the number of this machine's cores
+
+
+def test_titles_that_are_not_utf8_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "plain"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"plain", b"pl\xe5in"))
+    assert len(list(read_video(path))) == 1
+    with VideoWriter(tmp_path / "copy.mp4", fps=25, sound=path) as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    assert probe(tmp_path / "copy.mp4").frames == 1

@@ -8,6 +8,7 @@ import av
 from PIL import Image
 
 from maskvos.errors import UserError
+from maskvos.media.container import open_input
 from maskvos.media.video import probe
 
 # FFmpeg's names. Playlists (HLS, DASH, concat) and image sequences, which would read other files, are not among them.
@@ -33,7 +34,7 @@ def check_movie(path: Path) -> str:
     """
     options = {"format_whitelist": ",".join(_MOVIES), "protocol_whitelist": "file"}
     try:
-        with av.open(str(path.absolute()), options=options) as container:
+        with open_input(path, options=options) as container:
             kind = _MOVIES[container.format.name]
         probe(path)
     except (av.error.FFmpegError, OSError, KeyError, UserError) as error:

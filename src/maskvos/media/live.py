@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from maskvos.errors import UserError
+from maskvos.media.container import open_input
 from maskvos.media.video import DEFAULT_RATE, Reading, frame_rate, to_rgb, video_stream
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class LiveSource:
 
     def _stream(self, address: str) -> Generator[tuple[_Picture, float | None], None, None]:
         try:
-            with av.open(address, options=_OPTIONS, timeout=_TIMEOUT) as container:
+            with open_input(address, options=_OPTIONS, timeout=_TIMEOUT) as container:
                 stream = video_stream(container, address)
                 # Threads with a frame each would delay every frame by their number.
                 stream.thread_type = "SLICE"

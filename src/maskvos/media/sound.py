@@ -13,6 +13,8 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 
+from maskvos.media.container import open_input
+
 log = logging.getLogger(__name__)
 
 # Decoders start with sound before the first picture, which is not played.
@@ -30,7 +32,7 @@ class Sound:
 
     def __init__(self, source: Path, target: OutputContainer, formats: Sequence[str]) -> None:
         self._target = target
-        self._source = av.open(str(source.absolute()))
+        self._source = open_input(source)
         self._streams: dict[AudioStream, AudioStream] = {}
         for stream in self._source.streams.audio:
             name = stream.codec_context.codec.canonical_name if stream.codec_context else "of an unknown format"

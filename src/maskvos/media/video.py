@@ -20,6 +20,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from maskvos.errors import UserError, out_of_memory
+from maskvos.media.container import open_input
 from maskvos.media.encode import Display, VideoWriter
 from maskvos.media.images import check_size
 
@@ -202,7 +203,7 @@ def _open(path: Path) -> InputContainer:
     if not path.is_file():
         raise UserError(f"video file {path} not found; check the path")
     try:
-        return av.open(str(path.absolute()))  # "a:b.mp4" alone would be an address
+        return open_input(path)
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(
             f"the video {path} cannot be read ({error.strerror or error}); check that it plays and is complete"
