@@ -211,7 +211,7 @@ def segment(
     segmenter = model if isinstance(model, Segmenter) else load(model)
     kinds = [kinds] if isinstance(kinds, str) else kinds
     made = PredictionWriter(output, kinds=kinds, existing=existing, settings=segmenter.settings, **writer)
-    with opened(*expand(str(source))) as found:
+    with opened(*expand(str(source)), progress=progress) as found:
         write_source(segmenter, found, made, progress)
     return made.metrics()
 

@@ -6,31 +6,27 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from maskvos.cli.compose import CONF, complete, compose
-from maskvos.cli.hints import check_flags, explain
+from maskvos.cli.hints import EXPLAINED, check_flags, explain
 from maskvos.cli.launch import check_files, check_launch, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
+from maskvos.cli.sweep import SweepError, print_table
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
-from maskvos.errors import UserError, out_of_memory
+from maskvos.errors import UserError
 from maskvos.reports.sweep import write_result
 from maskvos.tasks import run_task
 
 __all__ = ["compose", "main", "run"]
-
-MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError)
-"""Errors that are answered with one message instead of a traceback."""
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -68,12 +64,6 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         log_to_terminal_only()
     try:
         metrics = run(complete(cfg, list(job.overrides.task), sweep))
-    except MISTAKES as error:
-        if sweep is not None:
-            raise
-        # Ends here, since Hydra would add a line of its own to the message.
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
     finally:
         if elsewhere:
             remove_run(folder, Path(cfg.paths.runs))
@@ -94,21 +84,20 @@ def main() -> None:
         check_launch(sys.argv[1:])
         check_files(sys.argv[1:])
         _hydra_main()
-    except MISTAKES as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
-    except ValueError as error:
-        if "Config group override" not in str(error):  # Hydra's for backbone=5
+    except SweepError as error:
+        print_table(error.folder)
+        _fail(str(error))
+    except EXPLAINED as error:
+        if (message := explain(error)) is None:
             raise
-        print(f"error: {error}; choose the member of a group by its name, backbone=swin_t", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        print(f"error: the memory is full ({str(error)[:120]}); lower data.batch_size or data.size", file=sys.stderr)
-        sys.exit(2)
+        _fail(message)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -51,35 +51,46 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 class _Count(ProgressColumn):
-    """``120/500 frames``, or ``120 frames`` where the length is not known."""
+    """``120/500 frames``, or ``120 frames`` where the length is not known; of bytes ``1.2 MB/3.4 MB``."""
 
     def render(self, task: Task) -> Text:
+        unit = task.fields.get("unit", "frames")
+        if unit == "bytes":
+            return Text("/".join(size_text(count) for count in (task.completed, task.total) if count is not None))
         total = "" if task.total is None else f"/{task.total:.0f}"
-        return Text(f"{task.completed:.0f}{total} {task.fields.get('unit', 'frames')}")
+        return Text(f"{task.completed:.0f}{total} {unit}")
 
 
 class _Left(TimeRemainingColumn):
-    """Time left; nothing where the length is not known."""
+    """Time left; the speed where the length is not known."""
 
     def render(self, task: Task) -> Text:
-        return Text("") if task.total is None else super().render(task).append(" left")
+        if task.total is not None:
+            return super().render(task).append(" left")
+        if not task.speed:
+            return Text("")
+        unit = task.fields.get("unit", "frames")
+        return Text(f"{size_text(task.speed)}/s" if unit == "bytes" else f"{task.speed:.1f} {unit}/s")
 
 
-def progress_bar(*columns: str | ProgressColumn, shown: bool = True) -> Progress:
+def progress_bar(shown: bool = True) -> Progress:
     """A progress bar on stderr, with done and total number and the time left; nothing where that is not a terminal.
 
-    What is counted is the field ``unit`` of a task, by default frames.
+    Where the total is not known, the speed instead of it. What is counted is the field ``unit`` of a task, by default
+    frames.
 
     Args:
-        columns: Columns after the description instead of bar, numbers and time left.
         shown: Show it.
     """
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
-        *(columns or (BarColumn(), _Count(), _Left())),
+        BarColumn(),
+        _Count(),
+        _Left(),
         console=console,
-        disable=not (shown and (console.is_terminal or console.is_jupyter)),
+        # Rich takes a file for a terminal where FORCE_COLOR is set, as in many continuous integrations.
+        disable=not (shown and (sys.stderr.isatty() or console.is_jupyter)),
         speed_estimate_period=300,  # seconds; a step of a training may take half a minute
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -96,6 +96,18 @@ def test_a_pipe_is_known_by_its_content(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
+def test_what_is_read_from_a_pipe_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for progress in (False, True):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(2_500_000))))
+        with opened("-", progress=progress):
+            assert ("reading pipe" in terminal.getvalue()) is progress
+    assert "2.5 MB" in terminal.getvalue()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_a_named_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")

@@ -85,6 +85,7 @@ def test_all_frames_of_every_codec_are_decoded(tmp_path: Path, codec: str, suffi
         assert np.abs(got.astype(int) - want).mean() < 8
     info = probe(path)
     assert (info.width, info.height, info.fps) == (96, 64, 25)
+    assert info.length == 12
 
 
 @pytest.mark.parametrize(("codec", "pix_fmt"), [("libx264", "yuv444p"), ("libvpx-vp9", "yuv420p")])

@@ -137,7 +137,7 @@ class Jobs:
             UserError: It is not a movie.
         """
         job.type = check_movie(job.clip)
-        job.frames = probe(job.clip).frames
+        job.frames = probe(job.clip).length
 
     def position(self, job: Job) -> int:
         """How many clips come before this one."""

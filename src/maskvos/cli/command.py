@@ -163,7 +163,10 @@ def _write(
     from maskvos.media.background import BLUR
 
     with ExitStack() as stack:
-        found = {output: stack.enter_context(opened(*names, live=options.live)) for output, names in groups.items()}
+        found = {
+            output: stack.enter_context(opened(*names, live=options.live, progress=not options.quiet))
+            for output, names in groups.items()
+        }
         count = sum(len(each) if isinstance(each, list) else 1 for each in found.values())
         if single is not None and count > 1:
             raise UserError(f"-o {single}: is one file for {count} videos; give a folder")

@@ -7,10 +7,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from maskvos.cli.compose import compose
-from maskvos.errors import UserError, nearest
+from maskvos.errors import UserError, nearest, out_of_memory
+
+EXPLAINED = (HydraException, OmegaConfBaseException, OSError, YAMLError, ValueError, RuntimeError, MemoryError)
+"""What may be answered with one message instead of a traceback, see `explain`."""
 
 # Groups without a default choice, which need a plus.
 ADDED = ("experiment", "sweep")
@@ -42,13 +48,22 @@ PLUGINS = {
 _HINT = "--help lists the groups, --cfg job all settings"
 
 
-def explain(error: Exception) -> str:
-    """The message for an error, with the nearest right name where a name was mistyped.
+def explain(error: BaseException) -> str | None:
+    """The message for a mistake of the user or a full memory, with the nearest right name where a name was mistyped.
 
     Args:
-        error: Of maskvos, Hydra, OmegaConf, YAML or the operating system.
+        error: Of maskvos, Hydra, OmegaConf, YAML, the operating system, or any other.
+
+    Returns:
+        The message; None for an error that nobody expected, whose traceback is needed to find it.
     """
     message = str(error)
+    if isinstance(error, (MemoryError, RuntimeError)) and out_of_memory(error):
+        return f"the memory is full ({message[:120]}); lower data.batch_size or data.size"
+    if isinstance(error, ValueError) and "Config group override" in message:  # Hydra's for backbone=5
+        return f"{message}; choose the member of a group by its name, backbone=swin_t"
+    if not isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError)):
+        return None
     if isinstance(error, UserError):
         # An error from a loading process carries that process's traceback in its text.
         return message.rsplit("maskvos.errors.UserError: ", 1)[-1].strip()

@@ -21,6 +21,7 @@ from urllib.request import url2pathname
 from maskvos.data.datasets.folder import folder
 from maskvos.errors import UserError, nearest
 from maskvos.media.live import LiveSource
+from maskvos.text import progress_bar
 from maskvos.types import Video
 
 _CAMERA = re.compile(r"\d{1,2}")
@@ -62,7 +63,7 @@ def is_file(source: str) -> bool:
 
 
 @contextmanager
-def opened(*sources: str, live: bool = False) -> Iterator[list[Video] | LiveSource]:
+def opened(*sources: str, live: bool = False, progress: bool = False) -> Iterator[list[Video] | LiveSource]:
     """The videos of sources, or a live source.
 
     A web address whose server states a length is a file: it is downloaded, as a pipe is read to its end, into a
@@ -71,6 +72,7 @@ def opened(*sources: str, live: bool = False) -> Iterator[list[Video] | LiveSour
     Args:
         sources: Names of `expand`; ``-`` is a pipe, digits the number of a camera unless a file has that name.
         live: Also take web addresses and pipes as live: frames are dropped where the caller is slow.
+        progress: Show a progress bar on stderr while a pipe or a web address is read.
 
     Yields:
         The videos, valid within the context; or the live source, which is stopped afterwards.
@@ -79,7 +81,7 @@ def opened(*sources: str, live: bool = False) -> Iterator[list[Video] | LiveSour
         UserError: A source cannot be read, two videos have the same name, or a live source is not the only one.
     """
     with ExitStack() as stack:
-        found = [_open(source, live, stack) for source in sources]
+        found = [_open(source, live, progress, stack) for source in sources]
         if isinstance(found[0], LiveSource) and len(found) == 1:
             yield found[0]
             return
@@ -97,9 +99,9 @@ def opened(*sources: str, live: bool = False) -> Iterator[list[Video] | LiveSour
         yield videos
 
 
-def _open(source: str, live: bool, stack: ExitStack) -> list[Video] | LiveSource:
+def _open(source: str, live: bool, progress: bool, stack: ExitStack) -> list[Video] | LiveSource:
     if source == "-" or _is_pipe(source):
-        return _pipe(source, live, stack)
+        return _pipe(source, live, progress, stack)
     if os.path.lexists(source):
         if live:
             raise UserError(f"{source} is a file; only addresses, pipes and cameras can be read live")
@@ -108,7 +110,7 @@ def _open(source: str, live: bool, stack: ExitStack) -> list[Video] | LiveSource
         return stack.enter_context(LiveSource(int(source)))
     scheme = urlsplit(source).scheme if _ADDRESS.fullmatch(source) else ""
     if scheme in ("http", "https") and not live:
-        return _web(source, stack)
+        return _web(source, progress, stack)
     if scheme in ("", "file"):
         return folder(url2pathname(urlsplit(source).path) if scheme else source)  # says what is missing
     return stack.enter_context(LiveSource(source))
@@ -118,18 +120,18 @@ def _is_pipe(source: str) -> bool:
     return Path(source).is_fifo()
 
 
-def _pipe(source: str, live: bool, stack: ExitStack) -> list[Video] | LiveSource:
+def _pipe(source: str, live: bool, progress: bool, stack: ExitStack) -> list[Video] | LiveSource:
     if source == "-" and sys.stdin.isatty():
         raise UserError("-: nothing is piped into this command; for example: cat clip.mp4 | maskvos - -o out")
     if live:
         return stack.enter_context(LiveSource("pipe:0" if source == "-" else source))
     if source == "-":
-        return _stored(sys.stdin.buffer, "pipe", source, stack)
+        return _stored(sys.stdin.buffer, "pipe", source, progress, stack)
     with open(source, "rb") as file:
-        return _stored(file, Path(source).name, source, stack)
+        return _stored(file, Path(source).name, source, progress, stack)
 
 
-def _web(source: str, stack: ExitStack) -> list[Video] | LiveSource:
+def _web(source: str, progress: bool, stack: ExitStack) -> list[Video] | LiveSource:
     """A file that is downloaded; a recording in pieces, of which no frame is dropped; or a live stream."""
     try:
         with urllib.request.urlopen(_request(source), timeout=30) as response:
@@ -140,7 +142,7 @@ def _web(source: str, stack: ExitStack) -> list[Video] | LiveSource:
             if length is None:
                 return stack.enter_context(LiveSource(source))
             name = Path(unquote(urlsplit(source).path)).name or "download"
-            return _stored(response, name, source, stack, int(length))
+            return _stored(response, name, source, progress, stack, int(length))
     except (http.client.HTTPException, OSError) as error:
         raise UserError(f"{source}: cannot be read ({error}); check the address, or give a file") from error
 
@@ -155,15 +157,19 @@ def _request(source: str) -> urllib.request.Request:
     return request
 
 
-def _stored(content: IO[bytes], name: str, source: str, stack: ExitStack, length: int | None = None) -> list[Video]:
+def _stored(
+    content: IO[bytes], name: str, source: str, progress: bool, stack: ExitStack, length: int | None = None
+) -> list[Video]:
     """The video in a stream of bytes, whose number may be known, as a temporary file."""
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskvos-"))) / name
     digest = hashlib.sha256()
     try:
-        with path.open("wb") as file:
+        with path.open("wb") as file, progress_bar(shown=progress) as bar:
+            task = bar.add_task(f"reading {name}", total=length, unit="bytes")
             while block := content.read(_MEBIBYTE):
                 digest.update(block)
                 file.write(block)
+                bar.advance(task, len(block))
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error}); check it, and the space in {path.parent}") from error
     if length is not None and path.stat().st_size != length:

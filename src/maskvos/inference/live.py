@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rich.progress import SpinnerColumn, TimeElapsedColumn
-
 from maskvos.data.streams import live_times
 from maskvos.environment import stopped_by_signals
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
@@ -48,15 +46,15 @@ def _write_live(segmenter: Segmenter, source: LiveSource, writer: PredictionWrit
     with (
         writer,
         stopped_by_signals(source.stop),
-        progress_bar(SpinnerColumn(), TimeElapsedColumn(), "Ctrl-C ends", shown=progress) as bar,
+        progress_bar(shown=progress) as bar,
     ):
-        task = bar.add_task(f"waiting for {source.address}", total=None)
+        task = bar.add_task(f"waiting for {source.address}, Ctrl-C ends", total=None)
 
         def frames() -> Iterator[SegmentedFrame]:
             for frame in segmenter.stream(source):
                 latencies.append(source.latency(frame.index))
-                done = f"{source.reading.frames} frames, {source.dropped} dropped, latency {latencies[-1] * 1e3:.0f} ms"
-                bar.update(task, description=done)
+                now = f"Ctrl-C ends, {source.dropped} dropped, latency {latencies[-1] * 1e3:.0f} ms"
+                bar.update(task, completed=len(latencies), description=now)
                 yield frame
 
         writer.write(video, live_times(source), frames(), source.reading)

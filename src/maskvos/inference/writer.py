@@ -321,7 +321,7 @@ def write_videos(
 
 
 def _write(segmenter: StreamsVideos, video: Video, writer: PredictionWriter, bar: Progress, task: TaskID) -> None:
-    total = len(video.frames) if video.file is None else probe(video.file).frames
+    total = len(video.frames) if video.file is None else probe(video.file).length
     bar.reset(task, total=total, description=video.name, visible=True)
     times, reading = times_of(video, writer.frame_rate), Reading()
     frames = segmenter.stream_video(video, times, reading)

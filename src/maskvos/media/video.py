@@ -60,6 +60,11 @@ class VideoInfo:
     rotation: int
     display: Display
 
+    @property
+    def length(self) -> int | None:
+        """Number of frames, by the duration where the file states only that (Matroska, WebM); None if neither."""
+        return self.frames or (round(self.seconds * self.fps) if self.seconds else None)
+
 
 @dataclass
 class Reading:

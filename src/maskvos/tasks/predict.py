@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         from maskvos.tasks.ray_data import predict_on_ray
 
         return predict_on_ray(cfg)
-    with opened(*expand(str(cfg.input))) as source:
+    with opened(*expand(str(cfg.input)), progress=cfg.trainer.enable_progress_bar) as source:
         return _predict(cfg, source)
 
 
