@@ -1,12 +1,12 @@
-"""Reproduce the bundled weights: ten trainings, each initialised with the weights of the previous one.
+"""Reproduce the bundled weights: eleven trainings, each initialised with the weights of the previous one.
 
     python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --output release
     python scripts/release_light.py ... trainer.precision=32-true      # any override
 
 The data folder holds ``DAVIS`` (see compact_davis.py) and ``images`` (see conf/data/davis_pictures.yaml). The first six
-trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and four more
+trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and five more
 follow with animated pictures. To resume, run the command again: finished trainings are skipped, and an interrupted one
-resumes from its checkpoint. About eight hours on two cores. The released weights were trained like this, except that
+resumes from its checkpoint. About nine hours on two cores. The released weights were trained like this, except that
 the third training was stopped at step 4,869 of 5,400.
 """
 
@@ -60,11 +60,13 @@ SCRATCH = {
 
 _FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channels_last=true"]
 _ALL_SEQUENCES = ["data.train.parts.0.hold_out=[]", "trainer.limit_val_batches=0", "callbacks.best=null"]
+_SMALL = "data.size=[224,384]"
 PICTURES = {
     "7": ["data.size=[160,288]", "optim.lr=6e-4", "trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)],
-    "8": ["optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
-    "9": ["optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
-    "10": ["trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
+    "8": [_SMALL, "optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
+    "9": [_SMALL, "optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
+    "10": [_SMALL, "trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
+    "11": ["trainer.max_steps=2400", "train.ema=0.998", "seed=5", *_ALL_SEQUENCES],
 }
 """Trainings with the pretrained encoder (experiment=light): number to overrides."""
 TRAININGS = {**SCRATCH, **PICTURES}

@@ -48,7 +48,9 @@ from maskvos.weights import bundled
 from maskvos.weights.checkpoint import load_network
 from maskvos.weights.config import InferenceConfig, read_config
 
-SIZE = (224, 384)
+WEIGHTS = bundled.find(bundled.DEFAULT) or ""
+CONFIG = InferenceConfig.from_config(read_config(WEIGHTS) or {})
+SIZE = tuple(CONFIG.size)
 ENGINES = ["torch", "onnx", "openvino", "openvino-bf16"]
 STAGES = ("decode", "flow", "resize", "network", "write")
 
@@ -59,9 +61,7 @@ class _Baseline:
     batch_size = 8
 
     def __init__(self) -> None:
-        path = bundled.find(bundled.DEFAULT)
-        config = InferenceConfig.from_config(read_config(path or "") or {})
-        self.network = load_network(path or "", config.model).fold()
+        self.network = load_network(WEIGHTS, CONFIG.model).fold()
         self.tta = TTA(True, {"direction": "backward", "gap": 1})
         self.settings: dict[str, Any] = {"weights": "baseline"}
 

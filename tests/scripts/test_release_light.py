@@ -55,7 +55,7 @@ def test_settings_of_the_released_trainings_exist(monkeypatch: pytest.MonkeyPatc
         output=Path("out"), data=Path("data"), encoder=Path("x.pth"), settings=["data.batch_size=2"]
     )
     composed = [compose(release.command(number, options)) for number in release.TRAININGS]
-    before = [f"out/{number}/checkpoints/last.ckpt" for number in range(1, 10)]
+    before = [f"out/{number}/checkpoints/last.ckpt" for number in range(1, 11)]
     starts = [None, *before[:5], "out/start.ckpt", *before[6:]]
     assert [cfg.init_from for cfg in composed] == starts
     assert all(cfg.data.batch_size == 2 for cfg in composed)

@@ -296,7 +296,7 @@ def test_backend_torch_predicts_with_the_bundled_weights(tmp_path: Path) -> None
     for backend in ("auto", "torch"):
         cfg = compose(["task=predict", "input=x", f"backend={backend}"], tmp_path)
         assert Path(cfg.ckpt_path).name == "light.safetensors"
-        assert list(cfg.data.size) == [224, 384]
+        assert list(cfg.data.size) == [256, 448]
 
 
 def test_predict_and_the_api_write_the_same(trained, data: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_bundled_weights_carry_their_configuration() -> None:
     path = bundled.find("light")
     assert path is not None
     found = InferenceConfig.from_config(read_config(path) or {}).check("light")
-    assert list(found.size) == [224, 384]
+    assert list(found.size) == [256, 448]
     assert found.tta == {"mirror": False, "flow": None}
     assert found.flow["estimator"]["max_size"] == 448
     network = load_network(path, found.model)
