@@ -33,7 +33,7 @@ def check_movie(path: Path) -> str:
     """
     options = {"format_whitelist": ",".join(_MOVIES), "protocol_whitelist": "file"}
     try:
-        with av.open(str(path.absolute()), options=options) as container:
+        with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
             kind = _MOVIES[container.format.name]
         probe(path)
     except (av.error.FFmpegError, OSError, KeyError, UserError) as error:

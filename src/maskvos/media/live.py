@@ -149,7 +149,7 @@ class LiveSource:
 
     def _stream(self, address: str) -> Generator[tuple[_Picture, float | None], None, None]:
         try:
-            with av.open(address, options=_OPTIONS, timeout=_TIMEOUT) as container:
+            with av.open(address, options=_OPTIONS, timeout=_TIMEOUT, metadata_errors="replace") as container:
                 stream = video_stream(container, address)
                 # Threads with a frame each would delay every frame by their number.
                 stream.thread_type = "SLICE"

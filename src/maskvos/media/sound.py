@@ -30,7 +30,7 @@ class Sound:
 
     def __init__(self, source: Path, target: OutputContainer, formats: Sequence[str]) -> None:
         self._target = target
-        self._source = av.open(str(source.absolute()))
+        self._source = av.open(str(source.absolute()), metadata_errors="replace")
         self._streams: dict[AudioStream, AudioStream] = {}
         for stream in self._source.streams.audio:
             name = stream.codec_context.codec.canonical_name if stream.codec_context else "of an unknown format"

@@ -202,7 +202,7 @@ def _open(path: Path) -> InputContainer:
     if not path.is_file():
         raise UserError(f"video file {path} not found; check the path")
     try:
-        return av.open(str(path.absolute()))  # "a:b.mp4" alone would be an address
+        return av.open(str(path.absolute()), metadata_errors="replace")  # "a:b.mp4" alone would be an address
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(
             f"the video {path} cannot be read ({error.strerror or error}); check that it plays and is complete"
