@@ -6,6 +6,7 @@ Every writer creates its files under ``root``; frames have `SIZE` by default.
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,17 @@ def write_davis_pictures(root: Path) -> None:
 def write_davis_synthetic(root: Path) -> None:
     """DAVIS; the procedural clips are generated on first use."""
     write_davis(root / "DAVIS")
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it is large, and has no pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    pixels = zlib.compress(b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def write_davis_duts(root: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from maskvos.errors import UserError
 
 OUTPUTS = ("out", "runs", "run", "cache", ".hydra")
-"""What a case may write to, in its folder."""
+"""What any case may write to, in its folder."""
 _MEMORY = 8 << 30  # more is taken for a memory bomb
 _TRACES = re.compile(r"Traceback|Segmentation fault|Aborted|terminate called|Fatal Python error")
 
@@ -41,6 +41,7 @@ class Case:
         limit: Seconds within which it ends.
         after: Looks at the folder, given the status; returns what is broken, or None.
         disturb: Runs in the parent, given the process, while the case runs.
+        outputs: What else it may write to, relative to its folder.
     """
 
     group: str
@@ -51,6 +52,7 @@ class Case:
     limit: float = 120
     after: Callable[[Path, int], str | None] = lambda place, status: None
     disturb: Callable[[int], object] | None = None
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass
@@ -113,7 +115,8 @@ def verdict(case: Case, folder: Path) -> tuple[str | None, int]:
         return f"{len(errors)} errors at status {status}: {said.strip()[-300:]!r}", status
     after = snapshot(folder)
     changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
-    strange = sorted(path for path in changed if not path.startswith(tuple(f"here/{name}" for name in OUTPUTS)))
+    outputs = tuple(os.path.normpath(f"here/{name}") for name in (*OUTPUTS, *case.outputs))
+    strange = sorted(path for path in changed if not path.startswith(outputs))
     if strange:
         return f"changed outside of its outputs: {strange[:5]}", status
     left = [path for path in after if path.endswith(".part")]

@@ -176,7 +176,8 @@ def values(seed: int) -> Case:
     chance = random.Random(f"values {seed}")
     typed = [f"{chance.choice(settings())}={chance.choice(VALUES)}" for _ in range(chance.choice((1, 1, 2)))]
     act = partial(fuzz.command, "task=report", *typed)
-    return Case("settings", f"seed {seed}: {typed}", lambda place: None, act, statuses=(2,))
+    chosen = tuple(setting.partition("=")[2] for setting in typed if setting.startswith("paths.run"))
+    return Case("settings", f"seed {seed}: {typed}", lambda place: None, act, statuses=(2,), outputs=chosen)
 
 
 def _chosen(chance: random.Random, table: dict[str, tuple[str, ...]]) -> list[str]:

@@ -57,6 +57,8 @@ def test_an_answer_and_an_output_are_none(tmp_path: Path) -> None:
 
     assert verdict(Case("", "", lambda place: None, act), tmp_path / "case") == (None, 2)
     assert verdict(Case("", "", lambda place: None, lambda: None), tmp_path / "other") == (None, 0)
+    chosen = Case("", "", lambda place: None, lambda: Path("../x").touch(), outputs=("../x",))
+    assert verdict(chosen, tmp_path / "chosen") == (None, 0)
 
 
 KINDS = (

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.utils import flow_to_image
 
+from fakes import png
 from maskvos.errors import UserError
 from maskvos.flow.codec import decode_kitti, encode_kitti, encode_png, is_whole, read_flow, rgb_to_flow, write_flow
 from maskvos.flow.colours import flow_to_rgb, flow_to_rgb_tensor, write_flow_image
@@ -247,6 +248,9 @@ def test_alpha_of_a_colour_coded_image_is_ignored(tmp_path: Path) -> None:
         ("a.flo", b"PIEH" + np.array([1, 1], "<i4").tobytes(), "1x1 pixels, 20 bytes, but the file has 12"),
         ("a.png", b"", "0 bytes"),
         ("a.png", b"not a picture", "cannot be decoded"),
+        ("a.png", png(60_000, 60_000), "resize it"),
+        ("a.png", png(2**21, 4), "cannot be decoded"),
+        ("a.png", encode_png(np.zeros((4, 4, 3), np.uint8)).replace(b"IDAT", b"IDAU"), "wrong checksum"),
         ("a.tiff", b"", r"extension '\.tiff'; use \.flo, \.png, \.jpg, \.jpeg$"),
     ],
 )

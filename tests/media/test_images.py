@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fakes import png
 from maskvos.errors import UserError
 from maskvos.media.images import encode_image, read_image, write_image
 from maskvos.synthetic.clips import generate_clip
@@ -124,17 +125,6 @@ def test_unsupported_arrays_are_rejected(tmp_path: Path, image: np.ndarray) -> N
         write_image(tmp_path / "a.png", image)
 
 
-def png(width: int, height: int) -> bytes:
-    """A PNG that says it is large, and has no pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
-
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    pixels = zlib.compress(b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("side", [12_000, 30_000, 60_000, 2**31 - 1])
 def test_images_that_would_fill_the_memory_are_refused(tmp_path: Path, side: int) -> None:
     (tmp_path / "a.png").write_bytes(png(side, side))
@@ -145,13 +135,19 @@ def test_images_that_would_fill_the_memory_are_refused(tmp_path: Path, side: int
     tracemalloc.stop()
 
 
+def test_images_of_a_shape_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(2**21, 4))
+    with pytest.raises(UserError, match=r"a\.png.*not an image"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_png_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     write_image(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"a\.png is damaged"):
+    with pytest.raises(UserError, match=r"a\.png is truncated or damaged"):
         read_image(path)
 
 

@@ -345,6 +345,21 @@ def test_unreadable_videos_are_named_in_the_error(tmp_path: Path, corrupt, use) 
         use(path)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_texts_in_another_encoding_do_not_matter(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Zwolf"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for frame in colour_frames(3, 64, 96):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"Zwolf", "Zwölf".encode("latin-1")))
+    assert len(list(read_video(path))) == 3
+    assert probe(path).width == 96
+
+
 def test_a_folder_is_not_a_video(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found"):
         next(read_video(tmp_path))

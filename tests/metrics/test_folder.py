@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fakes
 from maskvos.data.dataset import read_mask
 from maskvos.errors import UserError
 from maskvos.metrics import Protocol, evaluate_folder
-from maskvos.metrics.reading import read_prediction, read_truth
+from maskvos.metrics.reading import image_size, read_prediction, read_truth
 from maskvos.types import Frame, MaskRule, Video
 
 SIZE = (40, 60)
@@ -337,6 +338,29 @@ def test_palette_indices_equal_those_of_pillow(tmp_path, colours, options):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_damaged_files_are_rejected(tmp_path, mode):
+    noise = np.random.default_rng(0).integers(0, 2, (16, 16), dtype=np.uint8)
+    image = {"1": Image.fromarray(noise > 0), "L": Image.fromarray(noise), "P": palette_image(noise)}[mode]
+    image.save(tmp_path / "mask.png")
+    data = (tmp_path / "mask.png").read_bytes()
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        (tmp_path / "mask.png").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"mask\.png"):
+            read_prediction(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000, 60_000])
+def test_files_that_would_fill_the_memory_are_rejected(tmp_path, side):
+    (tmp_path / "mask.png").write_bytes(fakes.png(side, side))
+    with pytest.raises(UserError, match=r"mask\.png.*resize it"):
+        read_prediction(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png.*resize it"):
+        image_size(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_truncated_files_are_rejected(tmp_path, mode, share):
     noise = np.random.default_rng(0).integers(0, 2, (80, 120), dtype=np.uint8)
@@ -344,5 +368,5 @@ def test_truncated_files_are_rejected(tmp_path, mode, share):
     image.save(tmp_path / "mask.png")
     data = (tmp_path / "mask.png").read_bytes()
     (tmp_path / "mask.png").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(UserError, match=r"mask\.png: not a complete image"):
+    with pytest.raises(UserError, match=r"mask\.png is truncated"):
         read_prediction(tmp_path / "mask.png")

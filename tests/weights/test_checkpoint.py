@@ -111,7 +111,13 @@ def test_a_plain_state_dict_has_no_configuration(tmp_path: Path) -> None:
         maskvos.load(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("about", [3, {"config": 3}, {"config": {"model": {}}}, {"config": "{"}])
+@pytest.mark.parametrize(
+    "about",
+    [
+        *(3, {"config": 3}, {"config": {"model": {}}}, {"config": "{"}),
+        {"config": {"model": {}, "data": {"size": [8, 8]}, "flow": FLOW, "tta": {"mirror": False, "flew": None}}},
+    ],
+)
 def test_a_malformed_configuration_is_named(tmp_path: Path, about: Any) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}, "maskvos": about}, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=r"x\.ckpt: its configuration is not one of maskvos"):

@@ -31,7 +31,10 @@ def _reserve(config: DictConfig, mode: str) -> None:
     node = config.hydra[mode]
     if "${run_folder:" not in str(node._get_node("dir")) or launch_id() is not None:
         return
-    folder = str(own_folder(Path(node.dir)))
+    try:
+        folder = str(own_folder(Path(node.dir)))
+    except OSError:  # of a callback Hydra makes a warning; of its own attempt, which follows, the error that is shown
+        return
     with read_write(config.hydra):
         node.dir = folder
         if mode == "sweep":  # its runs compose their configurations anew, from the overrides

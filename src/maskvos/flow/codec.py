@@ -14,6 +14,7 @@ import numpy as np
 
 from maskvos.errors import UserError
 from maskvos.media.files import read_file, write_bytes
+from maskvos.media.images import check_content, decode_image
 
 FLOW_SUFFIXES = (".flo", ".png", ".jpg", ".jpeg")
 """File extensions that `read_flow` supports."""
@@ -118,7 +119,8 @@ def read_flow(path: Path | str, max_flow: float = 1.0) -> np.ndarray:
     data = _read_bytes(path)
     if suffix == ".flo":
         return _decode_flo(path, data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    check_content(path, data)
+    pixels = decode_image(data, cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise UserError(f"flow {path}: cannot be decoded ({len(data)} bytes); delete it and compute it again")
     if pixels.ndim != 3 or pixels.shape[2] < 3:

@@ -41,13 +41,8 @@ def read_image(path: str | Path) -> np.ndarray:
     for start, pixels, end in _MARKERS:
         if data.startswith(start) and data.rfind(end) < data.rfind(pixels):
             raise UserError(f"the image {path} is truncated ({len(data)} bytes); copy or export it again")
-    _check_header(path, data)
-    if data.startswith(_PNG) and not _is_intact(data):
-        raise UserError(f"the image {path} is damaged (wrong checksum); copy or export it again")
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        bgr = None
+    check_content(path, data)
+    bgr = decode_image(data, cv2.IMREAD_COLOR)
     if bgr is None:
         raise UserError(f"{path} ({len(data)} bytes) is not an image that can be decoded; copy or export it again")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -65,22 +60,52 @@ def check_size(path: Path | str, width: int, height: int) -> None:
         )
 
 
-def _check_header(path: Path, data: bytes) -> None:
-    """`check_size` before anything is decoded."""
+def decode_image(data: bytes, flags: int) -> np.ndarray | None:
+    """Decode an image in memory with OpenCV.
+
+    Args:
+        data: The content of its file, after `check_content`.
+        flags: OpenCV's, such as ``cv2.IMREAD_UNCHANGED``.
+
+    Returns:
+        As OpenCV orders the channels; None if it cannot be decoded.
+    """
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # for example a side above 2**20
+        return None
+
+
+def check_content(path: Path, data: bytes) -> None:
+    """Refuse an image before it is decoded: one that would fill the memory, or a damaged PNG.
+
+    Args:
+        path: For messages.
+        data: The content of its file.
+
+    Raises:
+        UserError: It has more than `MAX_PIXELS`, or is a PNG with a wrong checksum.
+    """
+    if data.startswith(_PNG):
+        # OpenCV and Pillow show damaged chunks without an error.
+        if not _is_intact(data):
+            raise UserError(f"the image {path} is truncated or damaged (wrong checksum); copy or export it again")
+        check_size(path, *(int.from_bytes(data[place : place + 4], "big") for place in (16, 20)))
+        return
     try:
         with Image.open(io.BytesIO(data)) as image:
             size = image.size
     except Image.DecompressionBombError as error:
         raise UserError(f"the image {path} is too large ({error}); resize it") from error
     except (OSError, ValueError, SyntaxError):
-        return  # OpenCV decides whether this is an image
+        return  # the caller decides whether this is an image
     check_size(path, *size)
 
 
 def _is_intact(png: bytes) -> bool:
-    """Whether the checksums of all chunks are right; OpenCV shows damaged chunks without an error."""
+    """Whether a PNG begins with its header, and the checksums of all chunks are right."""
     place = len(_PNG)
-    while place + 12 <= len(png):
+    while place + 12 <= len(png) and png[12:16] == b"IHDR":
         end = place + 8 + int.from_bytes(png[place : place + 4], "big")
         if zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
             return False

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from maskvos.errors import UserError
 from maskvos.media.files import read_file
+from maskvos.media.images import check_content, decode_image
 
 if TYPE_CHECKING:
     from maskvos.types import MaskRule
@@ -125,7 +126,7 @@ def read_values(path: Path) -> np.ndarray | Indexed:
     """Read the pixel values of an image: (H, W), (H, W, 3) RGB, or palette indices with their palette.
 
     Raises:
-        UserError: The file is missing or corrupt.
+        UserError: The file is missing, damaged, or would fill the memory.
     """
     try:
         data = read_file(path)
@@ -133,12 +134,13 @@ def read_values(path: Path) -> np.ndarray | Indexed:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); check that it exists and its permissions"
         ) from error
+    check_content(path, data)
     if data.startswith(_PNG) and data[_PIXEL] in _PLAIN:
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        values = decode_image(data, cv2.IMREAD_UNCHANGED)
         if values is not None:
             return values if values.ndim == 2 else np.ascontiguousarray(values[..., ::-1])
     if data.startswith(_PNG) and data[_PIXEL] == _BINARY:
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        values = decode_image(data, cv2.IMREAD_GRAYSCALE)
         if values is not None:
             return values != 0
     if data.startswith(_PNG) and data[_PIXEL] == _INDEXED and (indexed := _decode_indexed(data)):
@@ -174,16 +176,22 @@ def _decode_indexed(data: bytes) -> Indexed | None:
         elif kind in (b"IDAT", b"IEND"):
             kept.append(chunk)
         position += length + 12
-    values = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
+    values = decode_image(b"".join(kept), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 2 or len(palette) % 3:
         return None
     return Indexed(values, np.frombuffer(palette, np.uint8).reshape(-1, 3))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, from its header."""
+    """Height and width of an image, from its header.
+
+    Raises:
+        UserError: The file is missing, damaged, or would fill the memory.
+    """
     try:
-        with Image.open(io.BytesIO(read_file(path))) as image:
+        data = read_file(path)
+        check_content(path, data)
+        with Image.open(io.BytesIO(data)) as image:
             return image.height, image.width
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f"{path}: its size cannot be read ({error}); check the dataset") from error

@@ -51,7 +51,7 @@ class InferenceConfig:
             model=config["model"],
             size=config["data"]["size"],
             flow=config["flow"],
-            tta=config["tta"],
+            tta={name: config["tta"][name] for name in NO_TTA},
             refine=bool(config.get("refine", False)),
             motion_as_option=config["data"].get("motion_as_option"),
             batch_size=config["data"].get("eval_batch_size", 1),
