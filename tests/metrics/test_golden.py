@@ -174,3 +174,28 @@ def test_real_maps_equal_pysodmetrics(shared, few, minmax):
         ]
         for mine, other in pairs:
             np.testing.assert_allclose(mine, other, rtol=0, atol=1e-9)
+
+
+def check_stability(shared, predictions, rows):
+    """Ties between matchings are broken otherwise than by the official code, so values differ by up to 5e-5 of them."""
+    for row in rows:
+        videos = davis(shared / "data/DAVIS", "val", sequences=(row["sequence"],))
+        folder = shared / "data/DAVIS/Annotations/480p" if row["family"] == "gt" else predictions / row["family"]
+        protocol = Protocol("davis2016", ("t",), trim="both", threshold="above_0")
+        # The folder of annotations holds other sequences, too.
+        (sequence,) = evaluate_folder(folder, videos, protocol, missing="skip", progress=False).sequences
+        assert sequence.values["t"] == pytest.approx(float(row["T_mean"]), rel=1e-4, abs=0), row
+
+
+def test_stability_of_one_sequence(shared):
+    rows = [
+        row for row in read(shared, "t_sequences.csv") if (row["family"], row["sequence"]) == ("gt", "drift-straight")
+    ]
+    check_stability(shared, None, rows)
+
+
+@pytest.mark.slow
+def test_stability_of_all(shared, every):
+    rows = read(shared, "t_sequences.csv")
+    assert len(rows) == 27
+    check_stability(shared, every, rows)

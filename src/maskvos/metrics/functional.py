@@ -7,7 +7,7 @@ CVPR 2016, and are bit-exact with the official DAVIS-2016 and DAVIS-2017 code. T
 
 F is fast because 64 pixels of a row are packed into one word: boundaries, dilation and counts are bitwise operations on
 words, restricted to the bounding box of both boundaries. Nothing is approximated. The temporal stability T of
-DAVIS-2016 is not implemented: it does not use the ground truth, and later benchmarks dropped it.
+DAVIS-2016, which does not use the ground truth, is in `maskvos.metrics.stability`.
 """
 
 from __future__ import annotations

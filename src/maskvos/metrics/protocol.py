@@ -6,16 +6,19 @@ which frames were counted, and which were left out and why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from maskvos.errors import UserError, nearest
 from maskvos.metrics import functional as F
+from maskvos.metrics.outline import outline
 from maskvos.metrics.results import FrameRow, FrameScore, SequenceScore, Summary
 from maskvos.metrics.saliency import Saliency, Structure, e_curve_of, f_curve_of
+from maskvos.metrics.stability import stability_series
 from maskvos.settings.table import check_settings
 from maskvos.text import natural
 
@@ -34,7 +37,8 @@ SERIES = ("j", "f")
 """Metrics that have recall and decay in addition to the mean."""
 SALIENCY = ("mae", "s", "mean_f", "adaptive_f", "mean_e", "adaptive_e")
 CURVES = {"max_f": f_curve_of, "max_e": e_curve_of}
-MEASURES = (*SERIES, "boundary_iou", "precision", "recall", *SALIENCY, *CURVES, "weighted_f")
+STABILITY = "t"
+MEASURES = (*SERIES, STABILITY, "boundary_iou", "precision", "recall", *SALIENCY, *CURVES, "weighted_f")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Protocol:
 
     Attributes:
         name: Name in reports.
-        measures: Metrics to compute, from `MEASURES`; ``f`` is the boundary F, ``max_f`` etc. are saliency F-measures.
+        measures: Metrics to compute, from `MEASURES`; ``f`` is the boundary F, ``max_f`` etc. are saliency F-measures;
+            ``t`` is the temporal stability of each frame and the next one.
         trim: Frames of each video to leave out: ``both`` is the first and the last.
         empty_truth: Whether frames without foreground in the ground truth count (``score``) or not (``skip``).
         threshold: 8-bit levels of a soft map that are foreground; a float probability in [0, 1] is compared with the
@@ -58,6 +63,7 @@ class Protocol:
         structure: See `saliency.s_measure`.
         curve: For ``max_f`` and ``max_e``: maximum of the mean curve over sequences (``averaged``), or mean of the
             maxima of the sequences (``per_sequence``).
+        unstable: Sequences that the mean of ``t`` leaves out, since occlusions change the outline of the object itself.
 
     Raises:
         UserError: Unknown metric or option.
@@ -75,9 +81,11 @@ class Protocol:
     minmax: bool = False
     structure: Structure = "matlab"
     curve: Literal["averaged", "per_sequence"] = "averaged"
+    unstable: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measures", tuple(self.measures))
+        object.__setattr__(self, "unstable", tuple(self.unstable))
         check_settings(vars(self), "protocol")
         if self.objects == "match" and set(self.measures) != set(SERIES):
             raise UserError(
@@ -134,9 +142,10 @@ class Protocol:
             if labels:
                 prediction = np.asarray(prediction) != 0
             values, histogram = self._values(prediction, np.asarray(truth))
+            border = outline(self.foreground(prediction)) if STABILITY in self.measures else None
         except UserError as error:
             raise UserError(f"{video}/{frame}: {error}") from error
-        return FrameScore(video, frame, values, not np.any(truth), histogram, note=note)
+        return FrameScore(video, frame, values, not np.any(truth), histogram, note=note, outline=border)
 
     def _values(self, prediction: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], np.ndarray | None]:
         values: dict[str, float] = {}
@@ -155,12 +164,13 @@ class Protocol:
                 values["precision"], values["recall"] = F.precision_recall(mask, truth)
         if "weighted_f" in wanted:
             values["weighted_f"] = F.weighted_f(prediction, truth, self.minmax)
+        names = [name for name in self.measures if name != STABILITY]  # `reduce` adds it, since it needs the next frame
         if not wanted & {*SALIENCY, *CURVES}:
-            return {name: values[name] for name in self.measures}, None
+            return {name: values[name] for name in names}, None
         saliency = Saliency.of(prediction, truth, self.minmax, self.structure)
         values.update({name: getattr(saliency, name) for name in (*SALIENCY, *CURVES) if name in wanted})
         histogram = saliency.curve_histogram if wanted & set(CURVES) else None
-        return {name: values[name] for name in self.measures}, histogram
+        return {name: values[name] for name in names}, histogram
 
     def _score_objects(
         self, video: str, frame: str, prediction: np.ndarray, truth: np.ndarray, note: str
@@ -237,6 +247,11 @@ class Protocol:
         for frame in frames or ():
             if reasons[frame.name] == "not scored" and getattr(frame, "mask", True) is None:
                 reasons[frame.name] = "not annotated"
+        if STABILITY in self.measures:
+            outlines = [None if reasons[name] else by_name[name].outline for name in names]
+            for name, value in zip(names, stability_series(outlines), strict=False):
+                if not math.isnan(value):
+                    by_name[name] = replace(by_name[name], values={**by_name[name].values, STABILITY: value})
         counted = [by_name[name] for name in names if not reasons[name]]
         if self.objects == "match":
             rows, values = self._match(video, category, counted, [by_name[name] for name in names if name in by_name])
@@ -274,7 +289,7 @@ class Protocol:
         }
         values: dict[str, float] = {}
         for measure in self.measures:
-            series = np.array([score.values[measure] for score in counted])
+            series = np.array([score.values.get(measure, math.nan) for score in counted])
             values[measure] = float(curves[measure].max()) if measure in curves else F.series_mean(series)
             if measure in SERIES:
                 values[f"{measure}_recall"] = F.series_recall(series)
@@ -324,6 +339,9 @@ class Protocol:
         if len(scored) < len(rows):
             missing = ", ".join(row.name for row in rows if not row.frames)
             notes.append(f"no frame counted, so not in the mean: {missing}")
+        unstable = ", ".join(row.name for row in scored if row.name in self.unstable)
+        if STABILITY in self.measures and unstable:
+            notes.append(f"not in the mean of T, as protocol.unstable lists them: {unstable}")
         overall = self._mean(scored, weighted=self.average == "frames")
         classes: dict[str, dict[str, float]] = {}
         also: dict[str, dict[str, float]] = {}
@@ -337,7 +355,7 @@ class Protocol:
             names = sorted({str(row.category) for row in scored})
             classes = {name: self._mean([row for row in scored if row.category == name]) for name in names}
             also["mean over sequences"] = overall
-            overall = {key: float(np.mean([values[key] for values in classes.values()])) for key in overall}
+            overall = {key: F.series_mean(np.array([values[key] for values in classes.values()])) for key in overall}
         return Summary({**asdict(self), "measures": list(self.measures)}, overall, rows, frames, classes, also, notes)
 
     def _mean(self, rows: Sequence[SequenceScore], weighted: bool = False) -> dict[str, float]:
@@ -348,7 +366,13 @@ class Protocol:
         mean = {}
         for key in rows[0].values:
             by_frame = weighted and not key.endswith("_decay")
-            mean[key] = float(np.average([row.values[key] for row in rows], weights=weights if by_frame else None))
+            values = np.array([row.values[key] for row in rows])
+            kept = np.ones(len(rows), bool)
+            if key == STABILITY:
+                kept = ~np.isnan(values) & [row.name not in self.unstable for row in rows]
+            mean[key] = math.nan
+            if kept.any():
+                mean[key] = float(np.average(values[kept], weights=weights[kept] if by_frame else None))
         if self.curve == "averaged":
             for key in rows[0].curves:
                 curves = np.stack([row.curves[key] for row in rows])

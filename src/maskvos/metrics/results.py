@@ -25,6 +25,7 @@ TITLES = {
         for m in "jf"
         for s, t in (("", "-Mean"), ("_recall", "-Recall"), ("_decay", "-Decay"))
     },
+    "t": "T-Mean",
     "boundary_iou": "Boundary-IoU",
     "precision": "Precision",
     "recall": "Recall",
@@ -56,6 +57,7 @@ class FrameScore:
         histogram: (2, 256) histograms of the map in background and foreground, if curves are computed.
         objects: (2, P + 1, O + 1) J and F of predicted and true objects, if objects are matched.
         note: Remark on the prediction, e.g. that it was missing.
+        outline: (N, 2) corners of the outline, if T is computed; see `maskvos.metrics.outline.outline`.
     """
 
     video: str
@@ -65,19 +67,21 @@ class FrameScore:
     histogram: np.ndarray | None = None
     objects: np.ndarray | None = None
     note: str = ""
+    outline: np.ndarray | None = None
 
     def to_line(self) -> str:
         """Serialise to one line of JSON, bit-exactly."""
-        arrays = [None if array is None else array.tolist() for array in (self.histogram, self.objects)]
+        arrays = [None if array is None else array.tolist() for array in (self.histogram, self.objects, self.outline)]
         return json.dumps([self.video, self.frame, self.values, self.empty_truth, *arrays, self.note])
 
     @classmethod
     def from_line(cls, line: str) -> FrameScore:
         """The inverse of `to_line`."""
-        video, frame, values, empty_truth, histogram, objects, note = json.loads(line)
+        video, frame, values, empty_truth, histogram, objects, outline, note = json.loads(line)
         histogram = None if histogram is None else np.array(histogram, np.int64)
         objects = None if objects is None else np.array(objects, np.float64)
-        return cls(video, frame, values, empty_truth, histogram, objects, note)
+        outline = None if outline is None else np.array(outline, np.int32)
+        return cls(video, frame, values, empty_truth, histogram, objects, note, outline)
 
 
 @dataclass(frozen=True)

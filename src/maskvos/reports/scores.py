@@ -14,7 +14,7 @@ SHOWN: tuple[str, ...] = ("j", "f")
 
 def lower_is_better(name: str) -> bool:
     """Whether lower values of a score are better."""
-    return name == "mae" or name.endswith("_decay")
+    return name in ("mae", "t") or name.endswith("_decay")
 
 
 def main_measure(overall: Iterable[str]) -> str:

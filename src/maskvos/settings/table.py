@@ -257,6 +257,7 @@ RULES: dict[str, Rule] = {
     "protocol.decay": choice("exact", "davis2016", "davis2017"),
     "protocol.structure": choice("matlab", "torch"),
     "protocol.curve": choice("averaged", "per_sequence"),
+    "protocol.unstable": several(TEXT),
     "writer.output": _PATH,
     "writer.kinds": several(choice("maskvos.inference.outputs:KINDS"), least=1),
     "writer.existing": choice("resume", "overwrite", "error"),
