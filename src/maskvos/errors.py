@@ -64,3 +64,12 @@ def require(package: str, purpose: str = "") -> None:
     if find_spec(package) is None:
         subject = f"{purpose}: " if purpose else ""
         raise UserError(f"{subject}the package '{package}' is not installed; pip install {package}")
+
+
+def require_framework() -> None:
+    """Raise a `UserError` unless the packages of the framework (Hydra among them) are installed."""
+    if find_spec("hydra") is None:
+        raise UserError(
+            "settings (KEY=VALUE) are for the framework, whose packages are not installed; install it with all "
+            "dependencies: pip install <folder of maskvos>"
+        )

@@ -8,6 +8,15 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from maskvos.errors import UserError, require_framework
+
+if __name__ == "__main__":  # before what is not there is imported
+    try:
+        require_framework()
+    except UserError as missing:
+        print(f"error: {missing}", file=sys.stderr)
+        sys.exit(2)
+
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,7 +31,6 @@ from maskvos.cli.sweep import SweepError, print_table
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
 from maskvos.cli.version import version_text
 from maskvos.environment import processes
-from maskvos.errors import UserError
 from maskvos.reports.sweep import write_result
 from maskvos.tasks import run_task
 

@@ -44,7 +44,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
 def test_results_lie_beside_the_source_and_are_made_once(command, tmp_path: Path, capsys) -> None:
     movie(tmp_path / "clips" / "My Clip (1).mp4")
     command("clips/My Clip (1).mp4")
-    out = tmp_path / "clips" / "maskvos" / "My Clip (1)"
+    out = tmp_path / "clips" / "maskvos_results" / "My Clip (1)"
     assert sorted(path.name for path in (out / "masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
     assert read_image(out / "masks" / "00000.png").shape == (48, 64, 3)
     assert (out / "overlay.mp4").is_file()
@@ -176,8 +176,8 @@ def test_a_bad_clip_does_not_end_the_others(command, tmp_path: Path, capsys) -> 
     movie(tmp_path / "c" / "c.mp4", 1)
     with pytest.raises(SystemExit, match="2"):
         command("a.mp4", "b.mp4", "c/c.mp4", "--kinds", "masks")
-    assert (tmp_path / "maskvos" / "b" / "masks" / "00000.png").is_file()
-    assert (tmp_path / "c" / "maskvos" / "c" / "masks" / "00000.png").is_file()
+    assert (tmp_path / "maskvos_results" / "b" / "masks" / "00000.png").is_file()
+    assert (tmp_path / "c" / "maskvos_results" / "c" / "masks" / "00000.png").is_file()
     assert "a.mp4" in capsys.readouterr().err
 
 

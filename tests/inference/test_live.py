@@ -18,6 +18,7 @@ import pytest
 import fakes
 from brightness import Brightness, manifest, segmenter
 from maskvos.data.sources import opened
+from maskvos.errors import UserError
 from maskvos.inference.live import write_source
 from maskvos.inference.segmenter import Segmenter
 from maskvos.inference.writer import PredictionWriter
@@ -117,3 +118,10 @@ def test_ctrl_c_ends_a_recording_and_keeps_it(server: str, tmp_path: Path) -> No
     with av.open(str(tmp_path / name / "masks.mkv")) as container:
         assert sum(1 for _ in container.decode(video=0)) == frames
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_source_that_shows_nothing_is_not_to_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"rtsp://127\.0\.0\.1:9/none: cannot be read"):
+        record("rtsp://127.0.0.1:9/none", tmp_path, segmenter())
+    assert "resume" not in capsys.readouterr().out
+    assert not list(tmp_path.glob("*/manifest.json"))

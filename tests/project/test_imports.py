@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,13 @@ def test_scoring_and_segmenting_need_no_torch(code: str, tmp_path: Path) -> None
     command = [sys.executable, "-c", absent + code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_framework_without_its_packages_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "hydra", None)
+    monkeypatch.delitem(sys.modules, "maskvos.run", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("maskvos.run", run_name="__main__")
+    assert "whose packages are not installed" in capsys.readouterr().err

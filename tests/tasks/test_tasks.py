@@ -89,6 +89,14 @@ def test_training_returns_metrics_and_leaves_checkpoints(trained) -> None:
     assert list((Path(cfg.paths.run) / "panels").glob("*.png"))
 
 
+def test_a_training_without_validation_says_which_checkpoint_there_is(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(smoke(data, tmp_path, "trainer.max_steps=2"))
+    assert "not validated, so there is no best checkpoint; use ckpt_path=last" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_one_setting_disables_the_progress_bar(data: Path, tmp_path: Path, shown: bool) -> None:
     overrides = ["+experiment=smoke", f"paths.data={data}", f"trainer.enable_progress_bar={shown}"]

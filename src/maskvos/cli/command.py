@@ -9,18 +9,17 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from maskvos.cli.version import version_text
 from maskvos.environment import ended_by_sigterm
-from maskvos.errors import UserError
+from maskvos.errors import UserError, require_framework
 from maskvos.media.files import ensure_writable
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
 _LONG_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-r", "--run", "-p", "-i", "-sc", "-cp", "-cn", "-cd")
 _PREFIXES = ("--hydra-", "--info", "--config", "--resolve", "--package", "--shell-completion", "--experimental")
-_FOLDER = "maskvos"  # name of the default output folder, beside a source
+_FOLDER = "maskvos_results"  # name of the default output folder, beside a source
 _KINDS = "masks,overlay"
 # What a file is by default, by its suffix.
 _FILES = {
@@ -30,7 +29,7 @@ _FILES = {
 
 _EPILOG = """\
 examples:
-  maskvos clip.mp4                          masks and overlay.mp4, in the folder maskvos/clip beside it
+  maskvos clip.mp4                          masks and overlay.mp4, in the folder maskvos_results/clip beside it
   maskvos clip.mp4 -o cutout.webm           a transparent movie; also .mov (ProRes 4444), .webp, .gif, or .mp4 (overlay)
   maskvos clip.mp4 -o green.mp4 --kinds green_screen
   maskvos clip.mp4 -o new.mp4 --background beach.jpg     or another movie, blur, a colour
@@ -53,11 +52,7 @@ def main() -> None:
 
             serve(typed[1:])
         elif is_long_form(typed):
-            if find_spec("hydra") is None:
-                raise UserError(
-                    "settings (KEY=VALUE) are for the framework, whose packages are not installed; install it with "
-                    "all dependencies: pip install <folder of maskvos>"
-                )
+            require_framework()
             from maskvos.run import main as run  # imports Hydra
 
             run()

@@ -198,10 +198,11 @@ class PredictionWriter:
         self._queue.end()
         if self._current is not None:
             self._current.abort()
-            print(
-                f"stopped in '{self._current.video.name}'; {len(self.finished)} videos of this run are complete in "
-                f"{self.output}; run the same command again to resume"
-            )
+            if not self._current.video.live:  # which cannot be read again
+                print(
+                    f"stopped in '{self._current.video.name}'; {len(self.finished)} videos of this run are complete in "
+                    f"{self.output}; run the same command again to resume"
+                )
             self._current = None
 
     def write_overview(self, videos: Sequence[Video]) -> None:

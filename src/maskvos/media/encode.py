@@ -54,7 +54,7 @@ class Codec:
         options: Of the encoder.
         container_options: Of the file format.
         even: The sides must be even.
-        sounds: Formats of sound that players expect in such a file.
+        sounds: Formats of sound that players expect in such a file; the first is that of sound that is encoded anew.
         palette: Each frame has a palette of its own, of 255 colours and full transparency.
     """
 
@@ -98,7 +98,7 @@ class VideoWriter:
         fps: Frames per second.
         crf: Constant rate factor of H.264, 0 (lossless) to 51; by default 18, visually close to lossless.
         codec: How it is encoded.
-        sound: A movie whose sound is copied, where the file format allows it.
+        sound: A movie whose sound is copied, see `Sound`, where the file format has any.
         display: How pixels are to be shown; by default BT.709 and square.
 
     Raises:

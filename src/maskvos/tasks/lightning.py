@@ -33,6 +33,9 @@ warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 # Not so: the samplers of this project resume within an epoch.
 warnings.filterwarnings("ignore", message=r"[\s\S]*your dataloader is\s+not resumable")
 
+# Said in fewer words by task=train.
+warnings.filterwarnings("ignore", message=r"`ModelCheckpoint\(monitor=.*could not find the monitored key")
+
 
 def build_data(cfg: DictConfig) -> VideoDataModule:
     """The LightningDataModule."""

@@ -74,5 +74,7 @@ def _summarise(trainer: pl.Trainer, seconds: float) -> dict[str, float]:
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         log.info("best checkpoint: %s (%s %.3f)", best.best_model_path, best.monitor, best.best_model_score)
         metrics["best/" + str(best.monitor).removeprefix("val/")] = float(best.best_model_score)
+    elif isinstance(best, ModelCheckpoint):
+        log.warning("not validated, so there is no best checkpoint; use ckpt_path=last, or train for a whole epoch")
     log.info("run: %s", trainer.default_root_dir)
     return metrics

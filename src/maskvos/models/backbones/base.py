@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from maskvos.errors import UserError
 from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
+
+log = logging.getLogger(__name__)
 
 
 class Backbone(nn.Module):
@@ -100,9 +102,9 @@ class Backbone(nn.Module):
 
 @cache
 def _warn_once(name: str, reason: str) -> None:
-    warnings.warn(
-        f"{name}: pretrained weights are not available, using random weights ({reason}). This is harmless if a "
-        "checkpoint is loaded; for training, set backbone.pretrained=<file>, or backbone.pretrained=false",
-        UserWarning,
-        stacklevel=4,
+    log.warning(
+        "%s: pretrained weights are not available, using random weights (%s). This is harmless if a checkpoint is "
+        "loaded; for training, set backbone.pretrained=<file>, or backbone.pretrained=false",
+        name,
+        reason,
     )
