@@ -123,6 +123,24 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def delayed_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM act after the block: an exception within the writer of torch aborts the process."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler may be set
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda arrival, frame: arrived.append(arrival)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM calls ``stop``, upon which the block ends by itself; a second one acts as usual."""
     if threading.current_thread() is not threading.main_thread():  # where no handler may be set

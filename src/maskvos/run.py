@@ -50,6 +50,13 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise UserError('conf/local/default.yaml: its first line must be "# @package _global_"; add it')
     try:
         return run_task(cfg)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that loads data was ended from outside ({str(error)[:80]}), perhaps since the memory was full; "
+            "lower data.num_workers, and repeat the command, a training with ckpt_path=last"
+        ) from error
     finally:
         # A later run of this process, such as a sweep's next one, must not continue this wandb run.
         if wandb := sys.modules.get("wandb"):

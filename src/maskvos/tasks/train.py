@@ -53,9 +53,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
     begin = time.monotonic()
     try:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
-    except SystemExit:  # how Lightning ends after Ctrl-C, when its callbacks have saved
+    except SystemExit as error:  # how Lightning ends, when its callbacks have saved; with 1 after Ctrl-C
         log.warning("interrupted; resume with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
-        raise
+        raise SystemExit(130 if error.code == 1 else error.code) from error
     except _RESTORING as error:
         if cfg.ckpt_path is None or module.has_trained or isinstance(error, UserError | torch.OutOfMemoryError):
             raise

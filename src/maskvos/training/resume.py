@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from maskvos.environment import delayed_signals
 from maskvos.errors import UserError
 from maskvos.media.files import cannot_write
 from maskvos.models.state_dict import read_checkpoint
@@ -50,6 +51,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     renamed. The previous ``last.ckpt`` is kept as ``last-previous.ckpt``.
     """
 
+    @delayed_signals()
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
