@@ -101,6 +101,20 @@ def test_parts_that_touch_at_a_corner_are_outlines_of_their_own_or_one_that_turn
     assert (40, 40) in set(map(tuple, points.tolist()))
 
 
+def test_any_mask_has_a_closed_outline_within_the_frame_or_none():
+    rng = np.random.default_rng(1)
+    outlines = 0
+    for _ in range(150):
+        height, width = rng.integers(1, 14, 2)
+        points = outline(rng.random((height, width)) < rng.random())
+        if points is not None:
+            outlines += 1
+            assert (points[0] == points[-1]).all()
+            assert points.min() >= 0
+            assert (points <= (width, height)).all()
+    assert outlines > 50
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_outlines_stay_within_their_tolerance(seed):
     mask = blob(seed)

@@ -20,6 +20,7 @@ MAX_PIXELS = 2**27
 # with grey and reports no error. (A thumbnail inside a JPEG has its own markers, all before those of the main image.)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MARKERS = ((b"\xff\xd8", b"\xff\xda", b"\xff\xd9"), (b"\x89PNG", b"IDAT", b"IEND"))
+_SMALL = 2**17  # pixels of a mask that may take longer to compress
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -149,8 +150,11 @@ def encode_image(image: np.ndarray, suffix: str) -> bytes:
         options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
         if channels == 1:
             # For masks, run lengths of unfiltered levels are the fastest, and smaller than any filter with zlib's
-            # default level; colours need its search.
-            options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+            # default level; only in small ones its search finds more, and takes little time. Colours need it always.
+            if image.size > _SMALL:
+                options += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+            else:
+                options = [cv2.IMWRITE_PNG_COMPRESSION, 9]
             if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older versions leave the choice to libpng
                 options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     done, data = cv2.imencode(suffix, stored, options)

@@ -100,7 +100,7 @@ def _curves(filled: np.ndarray) -> tuple[list[_Curve], int]:
     junctions = sorted_start[twice]
     parts = walk.parts(junctions, np.flatnonzero(np.isin(start, junctions)), np.flatnonzero(follows < 0), width)
     loops = [walk.loop(edge) for edge in range(vertical) if not walk.seen[edge]]
-    return [*reversed(loops), *_join(parts, len(junctions), width)], width
+    return [*reversed(loops), *_join(parts, junctions.tolist())], width
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class _Walk:
         return parts
 
 
-def _join(parts: list[_Curve], junctions: int, width: int) -> list[_Curve]:
+def _join(parts: list[_Curve], corners: list[int]) -> list[_Curve]:
     """Join parts to closed outlines that do not cross themselves: turn at each junction, cut off each closed loop."""
-    at: dict[int, set[int]] = {junction: set() for junction in range(1, junctions + 1)}
+    at: dict[int, set[int]] = {junction: set() for junction in range(1, len(corners) + 1)}
     for number, part in enumerate(parts):
         for junction in part.ends:
             at[junction].add(number)
@@ -159,7 +159,7 @@ def _join(parts: list[_Curve], junctions: int, width: int) -> list[_Curve]:
         return part.points[1] if part.ends[0] == junction else part.points[-2]
 
     closed = []
-    for first in range(junctions, 0, -1):
+    for first in reversed(at):
         while at[first]:
             junction, number = first, min(at[first])
             way: list[tuple[int, int]] = []
@@ -178,7 +178,8 @@ def _join(parts: list[_Curve], junctions: int, width: int) -> list[_Curve]:
                         break
                     number = way[-1][1]
                 candidates = sorted(at[junction])
-                ahead = abs(neighbour(candidates[0], junction) - neighbour(number, junction)) in (2, 2 * width)
+                # The corners before and behind are opposite each other.
+                ahead = neighbour(candidates[0], junction) + neighbour(number, junction) == 2 * corners[junction - 1]
                 number = candidates[1] if ahead else candidates[0]
     return closed
 

@@ -63,13 +63,24 @@ def shape(corners: np.ndarray | None) -> Shape | None:
     if corners is None:
         return None
     x, y = _sample(corners).astype(np.float64).T
-    dx, dy = x - x[:, None], y - y[:, None]
-    distances = np.sqrt(dx * dx + dy * dy)
-    distances /= distances.mean()
-    ring = sum((distances < radius).astype(np.int64) for radius in _RINGS)  # 0: too far away
-    bins = ring + (len(_RINGS) + 1) * (_sector(dx, dy) + _SECTORS * np.arange(len(x))[:, None])
-    size = (len(x), _SECTORS, len(_RINGS) + 1)
-    counts = np.bincount(bins.ravel(), minlength=math.prod(size)).reshape(size)[..., 1:].reshape(len(x), -1)
+    step = max(1, _BLOCK // len(x))
+    blocks = [slice(start, start + step) for start in range(0, len(x), step)]
+
+    def offsets(block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """From the points of a block to all points: (n, N) along x, along y, and the distance."""
+        dx, dy = x - x[block, None], y - y[block, None]
+        return dx, dy, np.sqrt(dx * dx + dy * dy)
+
+    mean = sum(offsets(block)[2].sum() for block in blocks) / len(x) ** 2
+    counts = np.empty((len(x), _SECTORS * len(_RINGS)))
+    for block in blocks:
+        dx, dy, distances = offsets(block)
+        distances /= mean
+        ring = sum((distances < radius).astype(np.int64) for radius in _RINGS)  # 0: too far away
+        bins = ring + (len(_RINGS) + 1) * (_sector(dx, dy) + _SECTORS * np.arange(len(dx))[:, None])
+        size = (len(dx), _SECTORS, len(_RINGS) + 1)
+        found = np.bincount(bins.ravel(), minlength=math.prod(size)).reshape(size)
+        counts[block] = found[..., 1:].reshape(len(dx), -1)
     return counts / (counts.sum(axis=1, keepdims=True) + _TINY)
 
 
