@@ -180,3 +180,8 @@ def test_types_are_checked_from_outside(tmp_path: Path) -> None:
     )
     assert good.returncode == 0, good.stdout + good.stderr
     assert bad.stdout.count("error:") == 2, bad.stdout
+
+
+def test_a_name_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dataset=davis: expected the videos"):
+        maskvos.evaluate(tmp_path, "davis")  # type: ignore[arg-type]

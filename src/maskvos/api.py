@@ -235,11 +235,16 @@ def evaluate(
         Scores per frame and per sequence, and their means.
 
     Raises:
-        UserError: Predictions are missing, damaged or of another size than the ground truth.
+        UserError: Predictions are missing, damaged or of another size than the ground truth; or ``dataset`` is a name.
 
     Example:
         >>> print(maskvos.evaluate("masks", davis("data/DAVIS", "val")).table())
     """
     from maskvos.metrics.folder import evaluate_folder
 
+    if isinstance(dataset, str | Path):
+        raise UserError(
+            f"dataset={dataset}: expected the videos with their ground truth, such as those of "
+            'maskvos.data.datasets.davis.davis("data/DAVIS", "val")'
+        )
     return evaluate_folder(predictions, dataset, protocol, missing)

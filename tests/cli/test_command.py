@@ -156,6 +156,8 @@ def test_the_suffix_of_the_output_says_what_is_written(
         (["clip.mp4", "--threshold", "2"], "threshold"),
         (["clip.mp4", "--device", "gpuu"], "did you mean 'gpu'"),
         (["text.mp4"], "text.mp4"),
+        (["clip.mp4", "--backgroud", "blur"], "--backgroud: unknown option; did you mean '--background'?"),
+        (["clip.mp4", "-o", "out.avi"], "-o out.avi: a file can be .mp4, .webm, .mov"),
     ],
 )
 def test_mistakes_are_answered_in_one_message(command, tmp_path: Path, capsys, arguments, message: str) -> None:
@@ -210,6 +212,34 @@ def test_it_needs_no_home_folder_and_no_network(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert (tmp_path / "out" / "clip" / "overlay.mp4").is_file()
+
+
+# What Windows lacks; and its start method of processes, which imports this file again.
+WINDOWS = """
+import importlib, multiprocessing, os, pkgutil, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty"):
+    sys.modules[name] = None
+for name in ("fork", "geteuid", "getuid", "killpg", "mkfifo", "nice", "sched_getaffinity", "setpgid", "sysconf"):
+    delattr(os, name)
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    from maskvos.cli.command import main
+    main()
+    assert "torch" not in sys.modules
+    for module in pkgutil.walk_packages(importlib.import_module("maskvos").__path__, "maskvos."):
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="hides what Linux has")
+def test_it_needs_nothing_that_only_unix_has(tmp_path: Path) -> None:
+    movie(tmp_path / "clip.mp4", 2)
+    (tmp_path / "main.py").write_text(WINDOWS)
+    call = [sys.executable, "main.py", "clip.mp4", "-o", "out", "--kinds", "masks,webm"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "clip" / "masks" / "00001.png").is_file()
+    assert (tmp_path / "out" / "clip" / "cutout.webm").is_file()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], []])

@@ -133,7 +133,7 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not has_gpu()
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert has_gpu()
-    assert resolve_device("auto") == resolve_device("mps") == torch.device("mps")
+    assert resolve_device("auto") == resolve_device("mps") == resolve_device("gpu") == torch.device("mps")
     assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"  # read when PyTorch is loaded
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import mimetypes
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from maskvos.cli.version import version_text
 from maskvos.environment import ended_by_sigterm
-from maskvos.errors import UserError, require_framework
+from maskvos.errors import UserError, nearest, require_framework
 from maskvos.media.files import ensure_writable
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
@@ -59,7 +60,7 @@ def main() -> None:
         elif text := version_text(typed):
             print(text)
         else:
-            _segment(_parser().parse_args(typed or ["--help"]))
+            _segment(_options(typed or ["--help"]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -121,6 +122,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _options(typed: Sequence[str]) -> argparse.Namespace:
+    """What was typed.
+
+    Raises:
+        UserError: An option is unknown.
+    """
+    parser = _parser()
+    options, others = parser.parse_known_args(typed)
+    if others:
+        known = re.findall(r"--?[a-z]+", parser.format_usage())
+        flag = next((other for other in others if other.startswith("-")), others[0]).partition("=")[0]
+        raise UserError(f"{flag}: unknown option; {nearest(flag, known)} (maskvos --help lists them)")
+    return options
+
+
 def _segment(options: argparse.Namespace) -> None:
     from maskvos.data.sources import expand  # imports OpenCV, which --help does not need
 
@@ -133,6 +149,8 @@ def _segment(options: argparse.Namespace) -> None:
         if target is not None and target.suffix.lower() in _FILES and not target.is_dir():
             kinds = [_kind_of(target, options)]
             folder = Path(stack.enter_context(_beside(target)))
+        elif target is not None and not target.is_dir() and _is_medium(target):
+            raise UserError(f"-o {target}: a file can be {', '.join(_FILES)}; choose one of these, or a folder")
         groups: dict[Path, list[str]] = {}
         for source in options.sources:
             for name in expand(source):
@@ -205,6 +223,11 @@ def _kind_of(target: Path, options: argparse.Namespace) -> str:
     if target.exists() and not options.overwrite:
         raise UserError(f"{target} exists; choose another name, or replace it with --overwrite")
     return kind
+
+
+def _is_medium(target: Path) -> bool:
+    """Whether a name is that of a movie or picture."""
+    return (mimetypes.guess_type(target.name)[0] or "").startswith(("video/", "image/"))
 
 
 @contextmanager

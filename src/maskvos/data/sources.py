@@ -28,6 +28,7 @@ _CAMERA = re.compile(r"\d{1,2}")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*", re.DOTALL)
 _PLAYLIST = "mpegurl"
 _MEBIBYTE = 2**20
+_BLOCK = 2**16  # what a pipe holds: progress is shown as the bytes come
 # Characters beyond which a list of all names is of no help.
 _HINT = 300
 
@@ -166,7 +167,7 @@ def _stored(
     try:
         with path.open("wb") as file, progress_bar(shown=progress) as bar:
             task = bar.add_task(f"reading {name}", total=length, unit="bytes")
-            while block := content.read(_MEBIBYTE):
+            while block := content.read(_BLOCK):
                 digest.update(block)
                 file.write(block)
                 bar.advance(task, len(block))

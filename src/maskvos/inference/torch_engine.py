@@ -87,14 +87,16 @@ class TorchFileEngine:
 def resolve_device(name: str) -> torch.device:
     """The device of a name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for the fastest that is present.
 
-    ``cuda``, or ``gpu`` as Lightning has it, is the GPU of this process where torchrun started several, else the first.
+    ``cuda`` is the GPU of this process where torchrun started several, else the first; ``gpu``, as Lightning has it, is
+    ``cuda``, or on Apple's machines ``mps``.
 
     Raises:
         UserError: The device is unknown or not present.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    name = name.replace("gpu", "cuda")
+    apple = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    name = name.replace("gpu", "mps" if apple else "cuda")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -33,6 +33,8 @@ warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 # Not so: the samplers of this project resume within an epoch.
 warnings.filterwarnings("ignore", message=r"[\s\S]*your dataloader is\s+not resumable")
 
+# The loss of each epoch is shown in any case.
+warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
 # Said in fewer words by task=train.
 warnings.filterwarnings("ignore", message=r"`ModelCheckpoint\(monitor=.*could not find the monitored key")
 
