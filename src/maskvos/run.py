@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import check_flags, explain
-from maskvos.cli.launch import check_files, check_launch, check_nested_launch, check_overrides
+from maskvos.cli.launch import check_files, check_groups, check_launch, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
 from maskvos.cli.version import version_text
@@ -100,6 +100,7 @@ def main() -> None:
             return
         check_launch(sys.argv[1:])
         check_files(sys.argv[1:])
+        check_groups(sys.argv[1:])
         _hydra_main()
     except MISTAKES as error:
         print(f"error: {explain(error)}", file=sys.stderr)
@@ -107,7 +108,7 @@ def main() -> None:
     except ValueError as error:
         if "Config group override" not in str(error):  # Hydra's for backbone=5
             raise
-        print(f"error: {error}; choose the member of a group by its name, backbone=swin_t", file=sys.stderr)
+        print(f"error: {error}; choose the member of a group by its name, such as backbone=swin_t", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
