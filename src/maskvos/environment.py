@@ -136,8 +136,8 @@ def delayed_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in arrived[:1]:
-            signal.raise_signal(number)
+        for arrival in arrived[:1]:
+            signal.raise_signal(arrival)
 
 
 @contextlib.contextmanager

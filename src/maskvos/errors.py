@@ -11,6 +11,7 @@ from importlib.util import find_spec
 # What Python, OpenCV, PyTorch and ONNX Runtime say of a full memory.
 _FULL = re.compile(
     r"can't start new thread|Insufficient memory|can't allocate memory|bad[ _]alloc|Failed to allocate|out of memory"
+    r"|failed to map segment"
 )
 
 

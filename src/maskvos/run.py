@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import EXPLAINED, check_flags, explain
-from maskvos.cli.launch import check_files, check_launch, check_nested_launch, check_overrides
+from maskvos.cli.launch import check_files, check_groups, check_launch, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
 from maskvos.cli.sweep import SweepError, print_table
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
@@ -98,6 +98,7 @@ def main() -> None:
             return
         check_launch(sys.argv[1:])
         check_files(sys.argv[1:])
+        check_groups(sys.argv[1:])
         _hydra_main()
     except SweepError as error:
         print_table(error.folder)

@@ -249,3 +249,16 @@ def test_help_needs_no_heavy_package(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "maskvos clip.mp4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ImportError("libx.so: failed to map segment from shared object"), OSError(12, "no memory")]
+)
+def test_a_full_memory_is_answered_wherever_it_is_noticed(command, monkeypatch, capsys, error: Exception) -> None:
+    def fail(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("maskvos.cli.command._segment", fail)
+    with pytest.raises(SystemExit, match="2"):
+        command("clip.mp4")
+    assert capsys.readouterr().err.startswith("error: the memory is full")

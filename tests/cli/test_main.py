@@ -63,6 +63,14 @@ def test_the_command_reads_no_file_whose_aliases_have_no_end(
     assert os.listdir(tmp_path) == ["mine"]
 
 
+@pytest.mark.parametrize("value", ["[0.5,0.6]", "[null]", "[[a]]", "[{a: 1}]", "5"])
+def test_what_is_no_name_of_a_member_of_a_group_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "such as backbone=swin_t" in answer(monkeypatch, capsys, "task=report", f"protocol={value}")
+
+
 @pytest.mark.filterwarnings("error:Callback")
 def test_a_run_folder_that_cannot_be_made_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

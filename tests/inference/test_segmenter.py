@@ -86,6 +86,18 @@ def test_a_folder_is_segmented_in_batches_frame_by_frame(tmp_path: Path) -> None
     assert found[0].mask[fakes.mask(0) > 0].mean() > 0.9
 
 
+def test_batches_of_large_frames_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.write_folder(tmp_path / "a", frames=7)
+    engine = Brightness()
+    model = segmenter(engine, batch_size=64)
+    whole = [frame.logits for frame in model.stream(tmp_path / "a")]
+    monkeypatch.setattr("maskvos.inference.segmenter._BATCH_BYTES", 3 * frames(1).nbytes + 1)
+    np.testing.assert_array_equal(whole, [frame.logits for frame in model.stream(tmp_path / "a")])
+    monkeypatch.setattr("maskvos.inference.segmenter._BATCH_BYTES", 1)
+    list(model.stream(tmp_path / "a"))
+    assert engine.batches == [7, 3, 3, 1, *[1] * 7]
+
+
 def test_frames_are_segmented_in_parallel_and_stay_in_order(tmp_path: Path) -> None:
     fakes.write_folder(tmp_path / "a", frames=9)
     engine = Brightness(workers=3)

@@ -318,7 +318,9 @@ def test_files_of_unknown_origin_are_not_taken_for_results(tmp_path: Path) -> No
         predict(tmp_path / "out", [frames_video(tmp_path, "a")])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"a": 1}', '{"settings": "a", "input": {}, "frames": 1, "complete": true}']
+)
 def test_a_corrupt_manifest_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "out" / "a" / "manifest.json").write_text(text)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from maskvos.cli.version import version_text
 from maskvos.environment import ended_by_sigterm
-from maskvos.errors import UserError, nearest, require_framework
+from maskvos.errors import UserError, nearest, out_of_memory, require_framework
 from maskvos.media.files import ensure_writable
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
@@ -63,6 +63,11 @@ def main() -> None:
             _segment(_options(typed or ["--help"]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: the memory is full ({str(error)[:120]}); close other programs", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -73,6 +73,26 @@ def _expanded(node: Any, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
+def check_groups(arguments: Sequence[str]) -> None:
+    """Refuse lists of anything but names for a group of settings, upon which Hydra would fail.
+
+    Args:
+        arguments: What was typed after the command.
+
+    Raises:
+        UserError: A group was given such a list.
+    """
+    for argument in arguments:
+        group, _, value = argument.lstrip("+").partition("=")
+        if value.startswith("[") and (CONF / re.split("[@ ]", group)[0]).is_dir():
+            try:
+                members = yaml.safe_load(value)
+            except yaml.YAMLError:
+                continue  # Hydra's parser says why
+            if not all(isinstance(member, str) for member in members):
+                raise UserError(f"{argument}: choose the members of a group by their names, such as backbone=swin_t")
+
+
 def check_nested_launch(cfg: DictConfig) -> None:
     """Refuse a sweep whose jobs start several processes: each of these would launch the whole sweep again.
 

@@ -100,7 +100,12 @@ class VideoFolder:
             raise UserError(
                 f"{self.path / MANIFEST} cannot be read ({error}); delete the folder, or use writer.existing=overwrite"
             ) from error
-        if not isinstance(manifest, dict) or not {"settings", "input", "frames", "complete"} <= set(manifest):
+        if (
+            not isinstance(manifest, dict)
+            or not {"settings", "input", "frames", "complete"} <= set(manifest)
+            or not isinstance(manifest["settings"], dict)
+            or not isinstance(manifest["frames"], int)
+        ):
             raise UserError(f"{self.path / MANIFEST} is not a manifest of predictions; choose another output=<folder>")
         return manifest
 
