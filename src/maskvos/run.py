@@ -10,12 +10,17 @@ from typing import NoReturn
 
 from maskvos.errors import UserError, require_framework
 
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 if __name__ == "__main__":  # before what is not there is imported
     try:
         require_framework()
     except UserError as missing:
-        print(f"error: {missing}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(missing))
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +30,7 @@ from omegaconf import DictConfig
 
 from maskvos.cli.compose import CONF, complete, compose
 from maskvos.cli.hints import EXPLAINED, check_flags, explain
-from maskvos.cli.launch import check_files, check_groups, check_launch, check_nested_launch, check_overrides
+from maskvos.cli.launch import check_command_line, check_nested_launch, check_overrides
 from maskvos.cli.quoting import quote_texts
 from maskvos.cli.sweep import SweepError, print_table
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
@@ -96,9 +101,7 @@ def main() -> None:
         if text := version_text(sys.argv[1:]):
             print(text)
             return
-        check_launch(sys.argv[1:])
-        check_files(sys.argv[1:])
-        check_groups(sys.argv[1:])
+        check_command_line(sys.argv[1:])
         _hydra_main()
     except SweepError as error:
         print_table(error.folder)
@@ -109,11 +112,6 @@ def main() -> None:
         _fail(message)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,17 @@ _CONFIG_DIR = ("--config-d", "--config_d")
 _LARGEST = 100_000  # values of a configuration file
 
 
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Check what was typed, before Hydra composes it: see `check_launch`, `check_files` and `check_groups`.
+
+    Raises:
+        UserError: What Hydra would not survive.
+    """
+    check_launch(arguments)
+    check_files(arguments)
+    check_groups(arguments)
+
+
 def check_launch(arguments: Sequence[str]) -> None:
     """Refuse processes of torchrun without a common run folder.
 
