@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
+from typing import NoReturn
 
 # What Python, OpenCV, PyTorch and ONNX Runtime say of a full memory.
 _FULL = re.compile(
@@ -74,3 +76,9 @@ def require_framework() -> None:
             "settings (KEY=VALUE) are for the framework, whose packages are not installed; install it with all "
             "dependencies: pip install <folder of maskvos>"
         )
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with a message and exit status 2, that of a user's mistake."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -6,21 +6,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
-from maskvos.errors import UserError, require_framework
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
+from maskvos.errors import UserError, fail, require_framework
 
 if __name__ == "__main__":  # before what is not there is imported
     try:
         require_framework()
     except UserError as missing:
-        _fail(str(missing))
+        fail(str(missing))
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -105,11 +98,11 @@ def main() -> None:
         _hydra_main()
     except SweepError as error:
         print_table(error.folder)
-        _fail(str(error))
+        fail(str(error))
     except EXPLAINED as error:
         if (message := explain(error)) is None:
             raise
-        _fail(message)
+        fail(message)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from maskvos.cli.version import version_text
 from maskvos.environment import ended_by_sigterm
-from maskvos.errors import UserError, nearest, out_of_memory, require_framework
+from maskvos.errors import UserError, fail, nearest, out_of_memory, require_framework
 from maskvos.media.files import ensure_writable
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
@@ -62,13 +62,11 @@ def main() -> None:
         else:
             _segment(_options(typed or ["--help"]))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: the memory is full ({str(error)[:120]}); close other programs", file=sys.stderr)
-        sys.exit(2)
+        fail(f"the memory is full ({str(error)[:120]}); close other programs")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -61,7 +61,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, (MemoryError, RuntimeError)) and out_of_memory(error):
         return f"the memory is full ({message[:120]}); lower data.batch_size or data.size"
     if isinstance(error, ValueError) and "Config group override" in message:  # Hydra's for backbone=5
-        return f"{message}; choose the member of a group by its name, backbone=swin_t"
+        return f"{message}; choose the member of a group by its name, such as backbone=swin_t"
     if not isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError)):
         return None
     if isinstance(error, UserError):
