@@ -64,7 +64,8 @@ def test_a_training_prints_little(command, tmp_path: Path, monkeypatch: pytest.M
     assert "checkpoints/best.ckpt" in said[-2]
     assert said[-1].startswith("run: ")
 
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     checkpoint = said[-2].split()[2]
     out, err = command("+experiment=smoke", *SMALL)

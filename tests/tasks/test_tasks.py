@@ -140,12 +140,13 @@ def test_progress_of_prediction_counts_frames(
     trained, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = build(smoke(data, tmp_path).data.test)()[0].frames
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     given = [f"ckpt_path={checkpoint(trained[0])}", f"input={frames[0].image.parent}", f"output={tmp_path / 'out'}"]
     run(compose(["task=predict", *given], tmp_path))
     shown = "".join(capsys.readouterr())
     assert f"{len(frames)}/{len(frames)} frames" in shown
-    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     run(compose(["task=predict", *given, "writer.existing=overwrite"], tmp_path))
     shown = capsys.readouterr()
     assert shown.err == ""  # no bar in a file
