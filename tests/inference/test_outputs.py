@@ -226,7 +226,9 @@ def test_movies_keep_colours_and_proportions(tmp_path: Path, display: Display) -
         assert probe(place).display == display._replace(aspect=aspect), kind
         shown = next(read_video(place))
         if kind != "matte":
-            assert np.abs(shown[10:-10, 10:-10] - colour).max() < 6, kind
+            # FFmpeg 8.0, of PyAV 17, is further off in BT.2020.
+            near = 6 if int(av.__version__.split(".")[0]) > 17 else 15
+            assert np.abs(shown[10:-10, 10:-10] - colour).max() < near, kind
 
 
 @pytest.mark.parametrize("kind", MOVIES)

@@ -170,7 +170,8 @@ class LiveSource:
 
 
 def _camera(index: int) -> Generator[tuple[_Picture, float | None], None, None]:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV reports each driver that it tries
+    # Silent: OpenCV reports each driver that it tries. Its older versions have the function elsewhere.
+    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
     camera = cv2.VideoCapture(index)
     try:
         while True:
