@@ -48,6 +48,7 @@ WRONG = {
     "optim.lr": ["-1", "nan", "inf", "a", "null", "true"],
     "data.batch_size": ["1.5", "0", "null", "-1", "[1]", "true"],
     "data.size": ["[64]", "[64,64,64]", "64", "[0,64]", "[64,100000]", "[64,a]", "null"],
+    "data.flow_pairs": ["[0.5,0.6]", "[a]", "1"],
     "data.scales": ["[]", "[0]", "[nan]", "1"],
     "trainer.accumulate_grad_batches": ["0", "1.5", "a"],
     "trainer.precision": ["16-true", "bf16-true", "64-true", "64", "half", "null"],

@@ -99,6 +99,7 @@ RULES: dict[str, Rule] = {
     "data.samples_per_epoch": null(COUNT),
     "data.motion_as_option": null(SHARE),
     "data.paste": SHARE,
+    "data.flow_pairs": null(such_as(several(mapping(ANYTHING)), "[{direction: backward, gap: 1}]")),
     "data.flow_pairs.*.direction": _DIRECTION,
     "data.flow_pairs.*.gap": COUNT,
     "data.seed": _SEED,
