@@ -166,3 +166,10 @@ def test_an_address_is_a_file_where_the_server_says_how_long_it_is(server: str, 
     assert names(server.replace("//", "//me:p%40w@") + "/secret.mp4") == ["secret"]
     fakes.write_folder(tmp_path / "clip")
     assert names((tmp_path / "clip").as_uri()) == ["clip"]
+
+
+def test_a_file_named_like_the_home_folder_is_taken_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fakes.write_folder(tmp_path / "~", frames=2)
+    with opened(*expand("~")) as found:
+        assert [str(video.frames[0].image.parent) for video in found] == [str(tmp_path / "~")]

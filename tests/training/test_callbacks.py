@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from google.protobuf.message import DecodeError
 
 from maskvos.environment import git_commit
 from maskvos.run import compose, run
@@ -48,6 +51,18 @@ def records(path: Path) -> Iterator[Any]:
             yield record
 
 
+def all_records(path: Path) -> list[Any]:
+    """`records`, once the last one is there: a process of wandb writes them, some after the run has ended."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(DecodeError):  # a record is being written
+            found = list(records(path))
+            if any(record.WhichOneof("record_type") == "exit" for record in found):
+                return found
+        time.sleep(0.1)
+    raise TimeoutError(f"{path} does not end")
+
+
 def items(entries: Any) -> dict[str, Any]:
     return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
 
@@ -60,7 +75,7 @@ class Dashboard:
         self.config: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
         self.artifacts: list[Any] = []
-        for record in records(path):
+        for record in all_records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 self.run = record.run

@@ -43,6 +43,8 @@ def expand(source: str) -> list[str]:
     """
     if source == "-" or _CAMERA.fullmatch(source) or _ADDRESS.fullmatch(source):
         return [source]
+    if os.path.lexists(source):
+        return [source]
     path = os.path.expanduser(source)
     if os.path.lexists(path):
         return [path]

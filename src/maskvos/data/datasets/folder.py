@@ -38,7 +38,8 @@ def folder(root: Path | str | None) -> list[Video]:
     if root is None or not str(root):
         raise UserError(f"no input given; set input=<path>: {EXPECTED}")
     # The absolute path gives the video a name even for input=.
-    root = Path(os.path.expanduser(root)).absolute()  # the method refuses a file named "~.mp4"
+    # A name that exists is taken literally, "~" too. The method of paths refuses a file named "~.mp4".
+    root = Path(root if os.path.lexists(root) else os.path.expanduser(root)).absolute()
     if root.name == "..":
         root = root.resolve()
     if root.is_file():
