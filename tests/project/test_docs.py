@@ -173,7 +173,7 @@ def test_python_of_extending_runs(
 def test_an_exported_file_runs_without_maskvos(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "network.onnx").symlink_to(exported)
-    for index, image in enumerate(generate_clip(7, 4, (241, 427)).rgb):
+    for index, image in enumerate(generate_clip(7, 4, (300, 448)).rgb):
         write_image(tmp_path / "frames" / f"{index:05d}.png", image)
     (block,) = snippets(TEXTS["docs/prediction.md"])
     assert "maskvos" not in block.text

@@ -45,6 +45,7 @@ def test_every_setting_has_a_rule(group: str) -> None:
 
 WRONG = {
     "seed": ["-1", "1.5", "a", "4294967296"],
+    "aux_weight": ["-1", "9223372036854775808", f"1{400 * '0'}"],
     "optim.lr": ["-1", "nan", "inf", "a", "null", "true"],
     "data.batch_size": ["1.5", "0", "null", "-1", "[1]", "true"],
     "data.size": ["[64]", "[64,64,64]", "64", "[0,64]", "[64,100000]", "[64,a]", "null"],

@@ -43,6 +43,8 @@ def number(least: float = -math.inf, most: float = math.inf, open_ends: str = ""
     """
 
     def check(value: Any) -> str | None:
+        if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:
+            return "integers have at most 63 bits; write it as 1e30"
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
             return ""
         given = float(value)
