@@ -54,7 +54,7 @@ class Codec:
         options: Of the encoder.
         container_options: Of the file format.
         even: The sides must be even.
-        sounds: Formats of sound that players expect in such a file; the first is that of sound that is encoded anew.
+        sounds: Formats of sound that players expect in such a file; the first is that of sound that is re-encoded.
         palette: Each frame has a palette of its own, of 255 colours and full transparency.
     """
 

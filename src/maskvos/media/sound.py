@@ -27,7 +27,7 @@ _ENCODERS = {"opus": "libopus", "aac": "aac"}
 
 
 class Sound:
-    """Copies the sound of a movie, packet by packet: as it is, or encoded anew where the new movie cannot have it.
+    """Copies the sound of a movie, packet by packet: as it is, or re-encoded where the new movie cannot have it.
 
     Args:
         source: The movie.
