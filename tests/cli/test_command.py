@@ -215,8 +215,9 @@ def test_it_needs_no_home_folder_and_no_network(tmp_path: Path) -> None:
 
 
 # What Windows lacks; and its start method of processes, which imports this file again.
+# asyncio, whose Linux half calls os.sysconf when it is imported (Python 3.13), is imported first.
 WINDOWS = """
-import importlib, multiprocessing, os, pkgutil, sys
+import asyncio, importlib, multiprocessing, os, pkgutil, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty"):
     sys.modules[name] = None
 for name in ("fork", "geteuid", "getuid", "killpg", "mkfifo", "nice", "sched_getaffinity", "setpgid", "sysconf"):
