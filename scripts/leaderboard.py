@@ -10,6 +10,7 @@ that of DAVIS-2016, or of another of `BENCHMARKS` (``--dataset``). Equal input g
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tarfile
 import tempfile
@@ -32,7 +33,7 @@ from maskvos.data.datasets.youtube_objects import youtube_objects
 from maskvos.errors import UserError, nearest
 from maskvos.media.files import write_bytes
 from maskvos.metrics import evaluate_folder, layout
-from maskvos.metrics.protocol import Protocol
+from maskvos.metrics.protocol import SERIES, STABILITY, Protocol
 from maskvos.metrics.reading import read_prediction
 from maskvos.metrics.results import Summary
 from maskvos.text import markdown_table, natural
@@ -57,12 +58,19 @@ class Benchmark(NamedTuple):
     sequences: int | None = None
 
 
+def _protocol(name: str, **options: Any) -> Protocol:
+    """The protocol that ``protocol=<name>`` selects."""
+    text = (Path(__file__).resolve().parents[1] / "conf/protocol" / f"{name}.yaml").read_text(encoding="utf-8")
+    given = {key: value for key, value in yaml.safe_load(text).items() if key != "defaults"}
+    return Protocol(**given, **options)
+
+
 _ANNOTATED = "all annotated frames, all objects as one, pixels above 127 are foreground, mean over frames, then "
 BENCHMARKS = {
     "davis": Benchmark(
         "DAVIS-2016",
         partial(davis, split="val"),
-        Protocol("davis2016", trim="both"),
+        _protocol("davis2016", measures=(*SERIES, STABILITY)),
         "all frames but the first and the last of each sequence, pixels above 127 are foreground, mean over frames, "
         "then over sequences",
         20,
@@ -70,16 +78,16 @@ BENCHMARKS = {
     "davis2017_unsupervised": Benchmark(
         "DAVIS-2017 unsupervised",
         partial(davis, split="val", year=2017, annotations="Annotations_unsupervised"),
-        Protocol("davis2017_unsupervised", objects="match"),
+        _protocol("davis2017_unsupervised"),
         "all frames, up to 20 proposed objects matched to the true ones, mean over frames, then over objects",
         30,
     ),
-    "fbms": Benchmark("FBMS-59", partial(fbms, split="test"), Protocol("fbms"), f"{_ANNOTATED}over sequences", 30),
-    "long_videos": Benchmark("Long-Videos", long_videos, Protocol("all_frames"), f"{_ANNOTATED}over sequences"),
+    "fbms": Benchmark("FBMS-59", partial(fbms, split="test"), _protocol("fbms"), f"{_ANNOTATED}over sequences", 30),
+    "long_videos": Benchmark("Long-Videos", long_videos, _protocol("all_frames"), f"{_ANNOTATED}over sequences"),
     "youtube_objects": Benchmark(
         "YouTube-Objects",
         youtube_objects,
-        Protocol("youtube_objects", average="classes"),
+        _protocol("youtube_objects"),
         f"{_ANNOTATED}over the sequences of a class, then over classes",
     ),
 }
@@ -98,7 +106,8 @@ class Method:
         masks: Folder or archive, relative to the folder of all masks.
         first_frame_mask: Whether the method is given the true mask of the first frame.
         sequences: Names of those that its masks cover, or ``all``.
-        published: J and F, 0 to 1, as published for all sequences; None: not published.
+        published: J, F and perhaps T, 0 to 1, as published for all sequences; None: not published.
+        published_in: Where these figures were published.
     """
 
     name: str
@@ -110,6 +119,7 @@ class Method:
     first_frame_mask: bool
     sequences: str | list
     published: dict | None
+    published_in: str
 
 
 _TYPES = get_type_hints(Method)
@@ -139,8 +149,12 @@ def read_method(path: Path) -> Method:
     method, scores = Method(**given), given["published"] or {"j": 0, "f": 0}
     if isinstance(method.sequences, str) and method.sequences != "all":
         raise UserError(f"{path}: sequences={method.sequences} must be 'all' or a list; write [{method.sequences}]")
-    if set(scores) != {"j", "f"} or not all(type(s) in (int, float) and 0 <= s <= 1 for s in scores.values()):
-        raise UserError(f"{path}: published={scores} must be null or {{j: 0.772, f: 0.745}}, each from 0 to 1")
+    if set(scores) - {STABILITY} != set(SERIES) or not all(
+        type(s) in (int, float) and 0 <= s <= 1 for s in scores.values()
+    ):
+        raise UserError(
+            f"{path}: published={scores} must be null or {{j: 0.772, f: 0.745, t: 0.291}}, each from 0 to 1, t or none"
+        )
     return method
 
 
@@ -226,7 +240,9 @@ def score(method: Method, benchmark: Benchmark, videos: Sequence[Video], masks: 
         if count := sum(end not in files for end in ends):
             notes.append(f"{place} frame missing in {count} sequences (does not count)")
     notes += ["soft maps, foreground above 127"] if soft else []
-    return Result(method, summary, [*notes, *summary.account()[1:]])
+    # The page says once which sequences the mean of T leaves out.
+    kept = [note for note in summary.account()[1:] if "protocol.unstable" not in note]
+    return Result(method, summary, [*notes, *kept])
 
 
 def _is_soft(path: Path) -> bool:
@@ -235,6 +251,12 @@ def _is_soft(path: Path) -> bool:
     return prediction.kind == "levels" and not np.isin(prediction.values, (0, 255)).all()
 
 
+_STABILITY = """
+T, lower is better, is the temporal stability of DAVIS-2016: how much the shape of the outline changes from each frame
+to the next one, as it does where masks flicker ([evaluation](evaluation.md#metrics)). Its mean leaves out the sequences
+of `protocol.unstable`, whose objects are occluded or move fast. T ignores the ground truth, so it says nothing without
+J and F.
+"""
 _PAGE = """\
 # Leaderboard
 
@@ -252,7 +274,7 @@ J, F and J&F are ours; the difference is our J&F minus the mean of the published
 {all} sequences: on fewer, the difference depends on how hard these are. It can also come from the protocol
 (whether the first and last frame count, means over frames or sequences), missing frames, the threshold of soft maps, or
 masks that are not those of the paper. Methods that are given the true mask of the first frame solve an easier task.
-
+{stability}
 ## J&F by sequence
 
 {sequences}
@@ -280,15 +302,17 @@ def page(results: Sequence[Result], dataset: str, videos: Sequence[Video]) -> st
         given, file = f"<yaml> --dataset {dataset} --data <data>", "<page>"
     command = f"python scripts/leaderboard.py {given} --masks <masks> --output {file}"
     results = sorted(results, key=lambda result: (-result.summary.overall["jf"], result.method.name))
-    header = ["method", "year", "first-frame mask", f"published J, all {every}", f"published F, all {every}"]
-    header += ["J", "F", "J&F", "difference", "frames", "why it can differ"]
+    measures, stable = benchmark.protocol.measures, STABILITY in benchmark.protocol.measures
+    header = ["method", "year", "first-frame mask", *(f"published {key.upper()}, all {every}" for key in measures)]
+    header += ["J", "F", "J&F", "difference", *(["T"] if stable else []), "frames", "why it can differ"]
     rows = []
     for result in results:
-        method, ours, published = result.method, result.summary.overall, result.method.published
+        method, ours, published = result.method, result.summary.overall, result.method.published or {}
         row = [method.name, str(method.year), "yes" if method.first_frame_mask else "no"]
-        row += [f"{published[key]:.3f}" if published else "" for key in "jf"]
+        row += [f"{published[key]:.3f}" if key in published else "" for key in measures]
         row += [f"{ours[key]:.3f}" for key in ("j", "f", "jf")]
         row += [f"{ours['jf'] - (published['j'] + published['f']) / 2:+.3f}" if published else ""]
+        row += ["" if math.isnan(ours[STABILITY]) else f"{ours[STABILITY]:.3f}"] if stable else []
         rows.append([*row, str(result.summary.counts["frames"]), "; ".join(result.notes)])
     methods = [result.method for result in results]
     names = sorted({name for result in results for name in result.sequences}, key=natural)
@@ -301,7 +325,11 @@ def page(results: Sequence[Result], dataset: str, videos: Sequence[Video]) -> st
         keys=", ".join(f"`{key}`" for key in _TYPES),
         table=_table(header, rows),
         sequences=_table(["sequence", *(m.name for m in methods)], by_name),
-        sources=_table(["method", "paper", "masks", "terms"], [[m.name, m.paper, m.where, m.licence] for m in methods]),
+        stability=_STABILITY if stable else "",
+        sources=_table(
+            ["method", "paper", "published figures", "masks", "terms"],
+            [[m.name, m.paper, m.published_in, m.where, m.licence] for m in methods],
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import io
 import shutil
@@ -18,15 +19,19 @@ from PIL import Image
 
 import fakes
 from fakes import DAVIS_SPLITS, mask, write_davis, write_mask
+from maskvos.build import build
+from maskvos.cli.compose import compose
 from maskvos.errors import UserError
 from maskvos.metrics.reading import read_truth
+from maskvos.metrics.stability import temporal_stability
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 METHOD = {
     "name": "Shifted",
     "year": 2018,
     "paper": "A | B",
-    "published": {"j": 0.7, "f": 0.6},
+    "published": {"j": 0.7, "f": 0.6, "t": 0.25},
+    "published_in": "a paper",
     "where": "the authors",
     "sequences": "all",
     "first_frame_mask": False,
@@ -69,11 +74,28 @@ def test_scores_are_those_of_the_overlap(board: ModuleType, place: Path) -> None
     text = page(board, place)
     cells = row(text, "Shifted")
     # Of a rectangle 20 pixels wide, shifted by one, 19 of 21 columns overlap; two frames of each sequence count.
-    assert cells[:6] == ["Shifted", "2018", "no", "0.700", "0.600", f"{19 / 21:.3f}"]
-    assert cells[8] == f"{float(cells[7]) - 0.65:+.3f}"
-    assert cells[9:] == ["4", "2 of 20 sequences"]
-    assert row(text, "cows") == ["cows", cells[7]]
+    assert cells[:7] == ["Shifted", "2018", "no", "0.700", "0.600", "0.250", f"{19 / 21:.3f}"]
+    assert cells[9] == f"{float(cells[8]) - 0.65:+.3f}"
+    assert cells[10:] == ["0.000", "4", "2 of 20 sequences"]  # a moving rectangle keeps its shape
+    assert row(text, "cows") == ["cows", cells[8]]
     assert "A \\| B" in text
+
+
+def test_stability_is_that_of_successive_masks_without_unstable_sequences(
+    board: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corner = mask(3)
+    rows, columns = (int(places.mean()) for places in np.nonzero(corner))
+    corner[rows:, columns:] = 0
+    for sequence in DAVIS_SPLITS["val"]:
+        write_mask(place / "masks/shifted" / sequence / "00002.png", corner)
+    expected = temporal_stability(mask(2) > 0, corner > 0)  # of the second frame and the third, which count
+    assert expected > 0
+    assert row(page(board, place), "Shifted")[10] == f"{expected:.3f}"
+    assert board.BENCHMARKS["davis"].protocol.unstable == build(compose(["protocol=davis2016"]).protocol).unstable
+    only = dataclasses.replace(board.BENCHMARKS["davis"].protocol, unstable=DAVIS_SPLITS["val"])
+    monkeypatch.setitem(board.BENCHMARKS, "davis", board.BENCHMARKS["davis"]._replace(protocol=only))
+    assert row(page(board, place), "Shifted")[10] == ""
 
 
 def test_equal_input_gives_an_equal_page_without_paths(board: ModuleType, place: Path) -> None:
@@ -108,8 +130,8 @@ def test_soft_maps_are_thresholded_and_announced(board: ModuleType, place: Path)
     for file in (place / "masks/shifted").rglob("*.png"):
         Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 130, 120).astype(np.uint8)).save(file)
     cells = row(page(board, place), "Shifted")
-    assert cells[:10] == expected[:10]
-    assert "soft maps" in cells[10]
+    assert cells[:12] == expected[:12]
+    assert "soft maps" in cells[12]
 
 
 def test_missing_first_and_last_frames_are_announced(
@@ -120,9 +142,9 @@ def test_missing_first_and_last_frames_are_announced(
     for file in (place / "masks/shifted").rglob("00003.png"):
         file.unlink()
     cells = row(page(board, place), "Shifted")
-    assert cells[:10] == expected[:10]
-    assert "first frame missing in 1 sequences" in cells[10]
-    assert "last frame missing in 2 sequences" in cells[10]
+    assert cells[:12] == expected[:12]
+    assert "first frame missing in 1 sequences" in cells[12]
+    assert "last frame missing in 2 sequences" in cells[12]
     assert "first frame missing" in capsys.readouterr().out
 
 
@@ -134,7 +156,7 @@ def test_other_missing_frames_and_sequences_are_refused(board: ModuleType, place
     with pytest.raises(UserError, match="missing: cows"):
         page(board, place)
     text = page(board, place, sequences=["blackswan"])
-    assert "1 of 20 sequences" in row(text, "Shifted")[10]
+    assert "1 of 20 sequences" in row(text, "Shifted")[12]
     assert "| cows |" not in text
 
 
@@ -153,7 +175,7 @@ def test_methods_are_ordered_by_score(board: ModuleType, place: Path) -> None:
     (folder / "b.yaml").write_text(yaml.safe_dump({**METHOD, **exact}))
     text = board.run([folder], place / "DAVIS", place / "masks")
     assert row(text, "sequence") == ["sequence", "Exact", "Shifted"]
-    assert row(text, "Exact")[2:9] == ["yes", "", "", "1.000", "1.000", "1.000", ""]
+    assert row(text, "Exact")[2:10] == ["yes", "", "", "", "1.000", "1.000", "1.000", ""]
     assert row(text, "blackswan")[1] == ""
 
 
@@ -185,6 +207,7 @@ def test_other_datasets_have_their_own_protocols(board: ModuleType, tmp_path: Pa
         rows = [f"{name}_{number}" for name in rows for number in (1, 2)]
     assert all(row(text, name) == [name, "1.000"] for name in rows)
     assert benchmark.title in text
+    assert "temporal stability" not in text  # which is defined for DAVIS-2016 only
     assert f"--dataset {dataset}" in text
 
 
@@ -230,7 +253,8 @@ def test_damaged_and_other_files_are_refused(board: ModuleType, place: Path) -> 
         ({"year": "2018"}, "year='2018' must be int"),
         ({"first_frame_mask": "no"}, "first_frame_mask='no' must be bool"),
         ({"published": {"j": 77.2, "f": 74.5}}, "from 0 to 1"),
-        ({"published": {"j": 0.7}}, "null or {j: 0.772"),
+        ({"published": {"j": 0.7, "t": 0.2}}, "null or {j: 0.772"),
+        ({"published": {"j": 0.7, "f": 0.6, "d": 0.2}}, "null or {j: 0.772"),
         ({"sequences": "cows"}, r"write \[cows\]"),
         ({"sequences": ["cow"]}, "no 'cow' .*; did you mean 'cows'"),
         ({"masks": "shiftet"}, "no folder or archive of masks; did you mean 'shifted'"),
