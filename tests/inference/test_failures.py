@@ -115,6 +115,25 @@ def test_folders_are_complete_with_either_flow(tmp_path: Path, direction: str, f
     assert len(list((tmp_path / "out" / "a" / "masks").iterdir())) == frames
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_bad_video_alone_leaves_nothing(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no movie")
+    (tmp_path / "out").mkdir() if exists else None
+    with pytest.raises(UserError, match=r"bad\.mp4"):
+        predict(tmp_path / "bad.mp4", tmp_path / "out" / "deep")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (["bad.mp4", "out"] if exists else ["bad.mp4"])
+
+
+def test_a_video_that_has_become_bad_keeps_its_results(tmp_path: Path) -> None:
+    fakes.write_folder(tmp_path / "a", frames=3)
+    predict(tmp_path / "a", tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (tmp_path / "a" / "00000.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="00000"):
+        predict(tmp_path / "a", tmp_path / "out", existing="overwrite")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
 def test_one_bad_video_of_several_does_not_end_the_run(tmp_path: Path) -> None:
     fakes.write_folder(tmp_path / "in" / "a")
     (tmp_path / "in" / "bad.mp4").write_bytes(b"no movie")
@@ -216,7 +235,7 @@ def test_nothing_is_written_outside_of_the_output(tmp_path: Path, name: str) -> 
     writer = PredictionWriter(tmp_path / "out" / "deep")
     with pytest.raises(UserError, match=r"its name cannot be that of a folder"):
         write_predictions(segmenter(), [bad], writer, progress=False)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["a", "deep", "out"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["a"]
 
 
 def test_a_run_leaves_a_table_of_all_videos(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "video/mp2t")
             self.end_headers()
+            if self.path == "/nothing":
+                return
             size = -(-len(data) // FRAMES)
             try:
                 for start in range(0, len(data), size):
@@ -120,8 +122,26 @@ def test_ctrl_c_ends_a_recording_and_keeps_it(server: str, tmp_path: Path) -> No
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_source_that_shows_nothing_is_not_to_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"rtsp://127\.0\.0\.1:9/none: cannot be read"):
-        record("rtsp://127.0.0.1:9/none", tmp_path, segmenter())
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("address", ["rtsp://127.0.0.1:9/none", "99", "{server}/nothing"])
+def test_a_source_that_shows_nothing_leaves_nothing(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, exists: bool
+) -> None:
+    address = address.format(server=server)
+    output = tmp_path / "new" / "out"
+    if exists:
+        output.mkdir(parents=True)
+    with pytest.raises(UserError, match=re.escape(address)):
+        record(address, output, segmenter())
     assert "resume" not in capsys.readouterr().out
-    assert not list(tmp_path.glob("*/manifest.json"))
+    assert [path.name for path in tmp_path.rglob("*")] == (["new", "out"] if exists else [])
+
+
+def test_a_recording_that_fails_after_its_first_frame_is_kept(server: str, tmp_path: Path) -> None:
+    model = segmenter()
+    model.engine.fail_at = 3  # type: ignore[attr-defined]
+    with pytest.raises(MemoryError):
+        record(f"{server}/endless", tmp_path / "out", model, kinds=["masks"])
+    [name] = [path.name for path in (tmp_path / "out").iterdir()]
+    assert not manifest(tmp_path / "out" / name)["complete"]
+    assert list((tmp_path / "out" / name / "masks").glob("*.png"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from maskvos.cli.version import version_text
 from maskvos.environment import ended_by_sigterm
 from maskvos.errors import UserError, fail, nearest, out_of_memory, require_framework
-from maskvos.media.files import ensure_writable
+from maskvos.media.files import ensure_writable, removed_if_unused
 
 _SETTING = re.compile(r"(\+\+?|~)?[A-Za-z_][\w/.@-]*=.*|(\+|~)[\w/.@-]+", re.DOTALL)
 _LONG_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-r", "--run", "-p", "-i", "-sc", "-cp", "-cn", "-cd")
@@ -236,9 +236,11 @@ def _is_medium(target: Path) -> bool:
 @contextmanager
 def _beside(target: Path) -> Iterator[str]:
     """A temporary folder on the same disk as a file."""
-    ensure_writable(target.absolute().parent)
-    with tempfile.TemporaryDirectory(prefix=".maskvos-", dir=target.absolute().parent) as folder:
-        yield folder
+    parent = target.absolute().parent
+    with removed_if_unused(parent):
+        ensure_writable(parent)
+        with tempfile.TemporaryDirectory(prefix=".maskvos-", dir=parent) as folder:
+            yield folder
 
 
 def _beside_source(source: str) -> Path:

@@ -13,6 +13,7 @@ from maskvos.data.streams import live_times
 from maskvos.environment import stopped_by_signals
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
 from maskvos.inference.writer import PredictionWriter, write_predictions
+from maskvos.media.files import removed_if_unused
 from maskvos.media.live import LiveSource
 from maskvos.text import progress_bar
 from maskvos.types import Video
@@ -42,12 +43,13 @@ def write_source(
 def _write_live(segmenter: Segmenter, source: LiveSource, writer: PredictionWriter, progress: bool) -> None:
     video = Video(_name(source.address), live=str(source.address))
     latencies: list[float] = []
-    writer.pending([video])
     with (
+        removed_if_unused(writer.output / video.name),
         writer,
         stopped_by_signals(source.stop),
         progress_bar(shown=progress) as bar,
     ):
+        writer.pending([video])
         task = bar.add_task(f"waiting for {source.address}, Ctrl-C ends", total=None)
 
         def frames() -> Iterator[SegmentedFrame]:

@@ -136,6 +136,11 @@ class VideoFolder:
 
     # ---------------------------------------------------------------- writing
 
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` has been called."""
+        return bool(self._size)
+
     def begin(self, kinds: Sequence[str], size: tuple[int, int], times: FrameTimes, overwrite: bool) -> None:
         """Remove leftovers of earlier runs, write an incomplete manifest, and begin the outputs.
 

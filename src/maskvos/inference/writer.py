@@ -32,7 +32,7 @@ from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.inference.video_folder import VideoFolder
 from maskvos.media.background import BLUR
 from maskvos.media.draw import RED
-from maskvos.media.files import ensure_writable, locked, remove_partial
+from maskvos.media.files import ensure_writable, locked, remove_partial, removed_if_unused
 from maskvos.media.video import Reading, probe
 from maskvos.settings.table import check_settings
 from maskvos.text import progress_bar
@@ -131,7 +131,7 @@ class PredictionWriter:
             for video in held if wait else videos:
                 if wait:
                     print(f"waiting for another process that is segmenting '{video.name}'")
-                with locked(self._folder(video).path, wait) as mine:
+                with locked(self.folder(video).path, wait) as mine:
                     if not mine:
                         held.append(video)
                     elif self._is_left(video):
@@ -141,7 +141,7 @@ class PredictionWriter:
 
     def _is_left(self, video: Video) -> bool:
         """Whether a video is still to be segmented; raises if there are results that must not be mixed with others."""
-        folder = self._folder(video)
+        folder = self.folder(video)
         if self.existing == "resume":
             return not folder.is_complete(self.kinds)
         if self.existing == "error" and not folder.is_empty():
@@ -165,7 +165,7 @@ class PredictionWriter:
             RuntimeError: Frames are missing.
         """
         begin = time.perf_counter()
-        folder = self._current = self._folder(video)
+        folder = self._current = self.folder(video)
         count = 0
         for frame in frames:
             if frame.index != count:
@@ -181,10 +181,17 @@ class PredictionWriter:
         self.finished.append((video.name, count))
         self.seconds += time.perf_counter() - begin
 
-    def fail(self, video: Video, error: UserError) -> None:
-        """Note why a video cannot be segmented, and remove what is unfinished of it."""
+    def fail(self, video: Video, error: UserError, alone: bool = False) -> None:
+        """Note why a video cannot be segmented, and remove what is unfinished of it.
+
+        Args:
+            video: The video.
+            error: Why.
+            alone: It is the only one, so that the error says enough if nothing has been written.
+        """
         self._queue.end()
-        (self._current or self._folder(video)).abort(str(error))
+        folder = self._current or self.folder(video)
+        folder.abort(None if alone and not folder.begun else str(error))
         self._current = None
         self.failed[video.name] = str(error)
 
@@ -216,7 +223,7 @@ class PredictionWriter:
             write_table(self.output, videos)
             if "coco" in self.kinds:
                 place = KINDS["coco"].place
-                coco.merge([self._folder(video).path / place for video in videos], self.output / place)
+                coco.merge([self.folder(video).path / place for video in videos], self.output / place)
 
     def raise_failed(self, count: int) -> None:
         """Raise `UserError` with the reasons if some of so many videos could not be segmented."""
@@ -248,7 +255,12 @@ class PredictionWriter:
             lines.append(f"  ... and {len(self.finished) - _LISTED} more")
         return "\n".join([*lines, *self.notes, f"results: {self.output}"])
 
-    def _folder(self, video: Video) -> VideoFolder:
+    def folder(self, video: Video) -> VideoFolder:
+        """The results of a video.
+
+        Raises:
+            UserError: Its name cannot be that of a folder.
+        """
         return VideoFolder(self.output, video, self.settings, self.look)
 
 
@@ -278,19 +290,27 @@ def write_predictions(
     Raises:
         UserError: Videos cannot be read, the others are written; or results cannot be written.
     """
-    left, listed = writer.pending(videos), videos if listed is None else listed
-    try:
-        write_videos(segmenter, left, writer, progress, skip=writer.on_error == "skip" and len(videos) > 1)
-    except UserError as error:
-        if not error.unwritable:
-            writer.write_overview(listed)
-        raise
-    writer.write_overview(listed)
-    writer.raise_failed(len(videos))
+    listed = videos if listed is None else listed
+    alone = len(listed) == 1
+    with removed_if_unused(writer.folder(listed[0]).path if alone else writer.output):
+        left = writer.pending(videos)
+        try:
+            write_videos(segmenter, left, writer, progress, writer.on_error == "skip" and len(videos) > 1, alone)
+        except UserError as error:
+            if not (error.unwritable or (alone and writer.folder(listed[0]).is_empty())):
+                writer.write_overview(listed)
+            raise
+        writer.write_overview(listed)
+        writer.raise_failed(len(videos))
 
 
 def write_videos(
-    segmenter: StreamsVideos, videos: Sequence[Video], writer: PredictionWriter, progress: bool, skip: bool
+    segmenter: StreamsVideos,
+    videos: Sequence[Video],
+    writer: PredictionWriter,
+    progress: bool,
+    skip: bool,
+    alone: bool = False,
 ) -> None:
     """`write_predictions` without what is made of all videos of the output folder.
 
@@ -300,6 +320,7 @@ def write_videos(
         writer: Writes the results; notes videos that cannot be segmented.
         progress: Show a progress bar.
         skip: Go on after a video that cannot be segmented.
+        alone: There is no other video in the output folder, see `PredictionWriter.fail`.
 
     Raises:
         UserError: A video cannot be segmented, unless it is skipped; or results cannot be written.
@@ -316,7 +337,7 @@ def write_videos(
             except UserError as error:
                 if error.unwritable:
                     raise
-                writer.fail(video, error)
+                writer.fail(video, error, alone)
                 if not skip:
                     raise
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from maskvos.errors import UserError
 
 _PART = ".part"
+_LOCK = ".lock"
 
 
 def read_file(path: Path) -> bytes:
@@ -139,7 +140,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     """
     from filelock import FileLock, Timeout  # takes 50 ms
 
-    lock = FileLock(folder / ".lock", thread_local=False)
+    lock = FileLock(folder / _LOCK, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=wait, poll_interval=0.2)
@@ -152,6 +153,21 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """After an error, remove a folder and its parents, as far as they were created meanwhile and hold nothing."""
+    new = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    try:
+        yield
+    except BaseException:
+        for place in new:
+            with suppress(OSError):  # not empty, or in use, or never created
+                if [entry.name for entry in place.iterdir()] == [_LOCK]:
+                    (place / _LOCK).unlink()
+                place.rmdir()
+        raise
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:

@@ -41,7 +41,6 @@ def predict_on_ray(cfg: DictConfig) -> dict[str, float]:
     videos = folder(str(cfg.input))
     mine = share(videos, *parse_shard(cfg.shard))
     writer = build_writer(cfg, build_segmenter(cfg))
-    left = writer.pending(mine)
     try:
         if not ray.is_initialized():
             ray.init(address=cfg.ray.address, log_to_driver=False)
@@ -51,6 +50,7 @@ def predict_on_ray(cfg: DictConfig) -> dict[str, float]:
         raise UserError(
             f"ray.workers={cfg.ray.workers} with ray.cpus={cfg.ray.cpus}: the cluster has {there} cores; lower them"
         )
+    left = writer.pending(mine)
     ray.data.DataContext.get_current().enable_progress_bars = bool(cfg.trainer.enable_progress_bar)
     begin = time.perf_counter()
     try:
