@@ -187,7 +187,7 @@ class Segmenter:
             return frames
         flow = self.frames.flow
         velocity = (1 if flow.direction == "forward" else -1) / flow.gap
-        return fill_gaps(frames, self.fill_gaps, velocity, self._logit)
+        return fill_gaps(frames, self.fill_gaps, velocity, self._logit, self.refine)
 
     def _stream_arrays(self, frames: Iterable[np.ndarray], rate: float) -> Generator[SegmentedFrame, None, None]:
         engine = self.engine.alone()

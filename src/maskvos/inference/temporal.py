@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,19 @@ import numpy as np
 if TYPE_CHECKING:
     from maskvos.inference.segmenter import SegmentedFrame
 
-_Window = list[tuple["SegmentedFrame", np.ndarray]]  # frames, and their masks at the size of the flow, (h, w) float32
+# Frames, and the network's masks of them at the size of the flow, (h, w) float32.
+_Window = list[tuple["SegmentedFrame", np.ndarray]]
 
 # Probability below which a pixel is not filled, whatever comes before and after.
 _LOW = 0.1
 
 
 def fill_gaps(
-    frames: Generator[SegmentedFrame, None, None], longest: int, velocity: float, threshold: float
+    frames: Generator[SegmentedFrame, None, None],
+    longest: int,
+    velocity: float,
+    threshold: float,
+    refine: bool = False,
 ) -> Generator[SegmentedFrame, None, None]:
     """Fill parts of the object that are missing in a few frames, but there before and after: hysteresis in time.
 
@@ -35,24 +40,35 @@ def fill_gaps(
         velocity: What ``flow`` is multiplied with to give the motion to the next frame: 1 for forward flow, -1 for
             backward flow, divided by the number of frames between the two.
         threshold: Logit above which a pixel belongs to the object.
+        refine: The masks follow the edges of the picture, and those that are filled have to as well.
 
     Yields:
         The frames; where something is filled, with new ``mask`` and ``logits``.
     """
     window: _Window = []  # up to `longest` frames on both sides of the one at `place`
     place = 0
+
+    def filled(index: int) -> SegmentedFrame:
+        frame = window[index][0]
+        found = _filled(window, index, longest, velocity, threshold)
+        return found.refined() if refine and found is not frame else found
+
     with closing(frames):
         for frame in frames:
             size = frame.flow.shape[1::-1]
-            window.append((frame, cv2.resize(frame.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)))
+            window.append((frame, _small(frame.logits > threshold, size)))
             if len(window) - place > longest:
-                yield _filled(window, place, longest, velocity, threshold)
+                yield filled(place)
                 place += 1
             if place > longest:
                 window.pop(0)
                 place -= 1
     for remaining in range(place, len(window)):
-        yield _filled(window, remaining, longest, velocity, threshold)
+        yield filled(remaining)
+
+
+def _small(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
 
 def _filled(window: _Window, place: int, longest: int, velocity: float, threshold: float) -> SegmentedFrame:
@@ -65,7 +81,7 @@ def _filled(window: _Window, place: int, longest: int, velocity: float, threshol
         return frame
     height, width = frame.mask.shape
     gap = cv2.resize(gap, (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    filled = gap & ~frame.mask & (frame.logits > math.log(_LOW / (1 - _LOW)))
+    filled = gap & (frame.logits <= threshold) & (frame.logits > math.log(_LOW / (1 - _LOW)))
     if not filled.any():
         return frame
     logits = np.where(filled, np.float32(threshold) + np.float32(1e-3), frame.logits)
