@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import fakes
+import rtsp
 from brightness import Brightness, manifest, segmenter
 from maskvos.data.sources import opened
 from maskvos.errors import UserError
@@ -103,6 +104,20 @@ def test_a_stream_is_segmented_as_it_comes(server: str, tmp_path: Path) -> None:
     median, late, dropped, came = map(int, found.groups())
     assert 120 <= median <= late < 1500
     assert dropped == came - frames > 0
+
+
+def test_an_rtsp_camera_is_segmented_until_it_hangs_up(tmp_path: Path) -> None:
+    units = rtsp.encoded([fakes.frame(index) for index in range(FRAMES)], RATE)
+    with rtsp.served(units, RATE) as address:
+        writer = record(address, tmp_path, segmenter(), kinds=["masks"])
+    [(name, frames)] = writer.finished
+    assert name.startswith("camera_")
+    made = manifest(tmp_path / name)
+    assert (made["complete"], made["damaged"], made["source"]) == (True, 0, address)
+    assert made["frames"] == frames == len(list((tmp_path / name / "masks").glob("*.png")))
+    found = re.search(r"(\d+) of (\d+) frames dropped", writer.summary())
+    assert found is not None
+    assert int(found[2]) == FRAMES == int(found[1]) + frames
 
 
 def test_ctrl_c_ends_a_recording_and_keeps_it(server: str, tmp_path: Path) -> None:
