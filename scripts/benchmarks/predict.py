@@ -142,7 +142,7 @@ def stages(model: Segmenter, video: Video, output: Path, frames: int = 20) -> di
     engine: Engine = model.engine
     with tempfile.TemporaryDirectory(dir=output) as place:
         writer = PredictionWriter(place, settings=model.settings)
-        results = writer._folder(video)
+        results = writer.folder(video)
         source = model.frames.of_video(video)
         advance = timed("decode", lambda: next(source, None))
         count = 0
@@ -150,7 +150,7 @@ def stages(model: Segmenter, video: Video, output: Path, frames: int = 20) -> di
             flow = timed("flow", frame.flow)()
             begin = time.perf_counter(), spent["network"]
             prepared = model._prepare(replace(frame, flow=lambda flow=flow: flow))
-            (segmented,) = model._segment([prepared], timed("network", engine))  # type: ignore[arg-type]
+            (segmented,) = model._segment([prepared], timed("network", engine), model.refine)  # type: ignore[arg-type]
             spent["resize"] += time.perf_counter() - begin[0] - (spent["network"] - begin[1])
             if count == 0:
                 results.begin(writer.kinds, segmented.mask.shape, FrameTimes(24), True)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def load(
     trust: Sequence[str] = (),
     config: InferenceConfig | None = None,
     batch_size: int | None = None,
-    fill_gaps: int = 0,
+    fill_gaps: int | None = None,
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -68,7 +68,8 @@ def load(
         config: Use these settings instead of those in the file.
         batch_size: Frames per forward pass for videos on disk in PyTorch, None: as the file says; the other engines
             take single frames, several at the same time.
-        fill_gaps: Fill parts of the object that vanish for up to so many frames; frames come that much later.
+        fill_gaps: Fill parts of the object that vanish for up to so many frames; frames come that much later. None: 2,
+            but 0 in live sources and streams of arrays, whose frames come without delay.
 
     Returns:
         The segmenter.

@@ -20,6 +20,8 @@ import rtsp
 from brightness import Brightness, manifest, segmenter
 from maskvos.data.sources import opened
 from maskvos.errors import UserError
+from maskvos.flow.dis import DIS
+from maskvos.flow.store import FlowStore
 from maskvos.inference.live import write_source
 from maskvos.inference.segmenter import Segmenter
 from maskvos.inference.writer import PredictionWriter
@@ -84,14 +86,14 @@ def record(address: str, output: Path, model: Segmenter, **options: object) -> P
 
 
 def test_a_stream_is_segmented_as_it_comes(server: str, tmp_path: Path) -> None:
-    model = segmenter()
-    model.engine = Slow()
+    model = Segmenter(Slow(), (32, 48), FlowStore(DIS()), fill_gaps=None)
     writer = record(f"{server}/camera.ts", tmp_path, model, kinds=["masks", "overlay"])
     [(name, frames)] = writer.finished
     assert re.fullmatch(r"camera_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", name)
     assert 2 <= frames < FRAMES
     made = manifest(tmp_path / name)
     assert made["complete"]
+    assert "fill_gaps" not in made["settings"]
     assert made["source"] == f"{server}/camera.ts"
     assert len(list((tmp_path / name / "masks").glob("*.png"))) == frames
     # The overlay has the length of what was seen, though frames are missing.

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import maskvos
 from brightness import Brightness
 from maskvos.errors import UserError
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
 from maskvos.inference.segmenter import SegmentedFrame, Segmenter
-from maskvos.inference.temporal import fill_gaps
+from maskvos.inference.temporal import GAP, fill_gaps
+from maskvos.media.images import write_image
 
 SIZE, STEP = (40, 120), 4  # pixels; the object moves STEP to the right per frame
 FLOW = np.broadcast_to(np.array([STEP / 2, 0], np.float32), (20, 60, 2))  # at half the resolution
@@ -61,17 +64,17 @@ def test_what_is_no_gap_stays(missing: dict[int, float], longest: int) -> None:
 
 
 def test_filled_masks_follow_the_picture_as_the_others_do() -> None:
-    """A square that is darker than the network sees it: its mask is too large by a pixel, until it is refined."""
+    """A square that is smaller than the network sees it: its mask is too large by a pixel, until it is refined."""
 
-    def refined(missing: dict[int, float]) -> Generator[SegmentedFrame, None, None]:
+    def seen(missing: dict[int, float]) -> Generator[SegmentedFrame, None, None]:
         for frame in frames(missing):
             image = np.full((*SIZE, 3), 200, np.uint8)
             left = 10 + STEP * frame.index
             image[11:29, left + 1 : left + 19] = 20
-            yield dataclasses.replace(frame, image=image).refined()
+            yield dataclasses.replace(frame, image=image)
 
-    whole = [frame.mask for frame in refined({})]
-    for frame, mask in zip(fill_gaps(refined({6: POSSIBLE}), 3, 1, 0.0, refine=True), whole, strict=True):
+    whole = [frame.refined().mask for frame in seen({})]
+    for frame, mask in zip(fill_gaps(seen({6: POSSIBLE}), 3, 1, 0.0, refine=True), whole, strict=True):
         np.testing.assert_array_equal(frame.mask, mask)
 
 
@@ -92,14 +95,19 @@ def test_no_frame_is_lost_and_each_comes_so_much_later(count: int, longest: int)
     assert found == list(range(count))
 
 
-def segmenter(longest: int) -> Segmenter:
+def segmenter(longest: int | None) -> Segmenter:
     return Segmenter(Brightness(), (32, 48), FlowStore(DIS()), fill_gaps=longest)
 
 
-def test_the_segmenter_fills_gaps_of_videos_and_of_arrays() -> None:
+def clip_with_a_gap() -> np.ndarray:
     clip = np.zeros((7, 64, 96, 3), np.uint8)
     clip[:, 16:48, 24:72] = 200
     clip[3, 16:48, 48:72] = 115  # a logit of -1
+    return clip
+
+
+def test_the_segmenter_fills_gaps_of_videos_and_of_arrays() -> None:
+    clip = clip_with_a_gap()
     plain, filled = (np.stack([f.mask for f in segmenter(longest).stream(iter(clip))]) for longest in (0, 1))
     assert not plain[3, 20:44, 52:68].any()
     assert filled[3, 20:44, 52:68].all()
@@ -108,3 +116,18 @@ def test_the_segmenter_fills_gaps_of_videos_and_of_arrays() -> None:
     assert segmenter(1).settings != segmenter(0).settings
     with pytest.raises(UserError, match="fill_gaps=11"):
         segmenter(11)
+
+
+def test_by_default_videos_are_filled_and_arrays_come_without_delay(tmp_path: Path) -> None:
+    clip = clip_with_a_gap()
+    for index, image in enumerate(clip):
+        write_image(tmp_path / "clip" / f"{index:05d}.png", image)
+    for source, longest in ((tmp_path / "clip", GAP), (list(clip), 0)):
+        expected = [frame.mask for frame in segmenter(longest).stream(source)]
+        np.testing.assert_array_equal([frame.mask for frame in segmenter(None).stream(source)], expected)
+    np.testing.assert_array_equal(segmenter(None)(clip), segmenter(GAP)(clip))
+    assert segmenter(None).settings == segmenter(GAP).settings
+    assert maskvos.load(device="cpu").fill_gaps is None
+    taken = []
+    for frame in segmenter(None).stream(taken.append(index) or image for index, image in enumerate(clip)):
+        assert taken[-1] == min(frame.index + 1, len(clip) - 1)  # forward flow takes the next frame

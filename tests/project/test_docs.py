@@ -180,7 +180,15 @@ def test_an_exported_file_runs_without_maskvos(exported: Path, tmp_path: Path, m
     exec(block.text, {})
     run(
         compose(
-            ["task=predict", "ckpt_path=network.onnx", "input=frames", "output=out", "trainer=cpu", "refine=false"],
+            [
+                "task=predict",
+                "ckpt_path=network.onnx",
+                "input=frames",
+                "output=out",
+                "trainer=cpu",
+                "refine=false",
+                "fill_gaps=0",
+            ],
             tmp_path,
         )
     )

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         ) from error
     hosts = [*LOOPBACK, options.host] if options.host != "0.0.0.0" else ["*"]
     with listener, tempfile.TemporaryDirectory(prefix="maskvos-app-") as folder:
-        segmenter = load(options.weights, device=options.device, backend=options.backend)
+        segmenter = load(options.weights, device=options.device, backend=options.backend, fill_gaps=0)
         with closing(Jobs(segmenter, Path(folder))) as jobs:
             app = build_app(jobs, int(options.limit * 2**30), hosts)
             port = listener.getsockname()[1]

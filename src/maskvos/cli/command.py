@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--weights", default="light", metavar="FILE", help="bundled weights, a checkpoint or an exported network")
     add("--threshold", type=float, default=0.5, metavar="P", help="object where the probability is greater (0.5)")
+    add("--fill-gaps", type=int, metavar="N", help="fill what vanishes for up to N frames (2; in live sources 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--backend", default="auto", help="auto, torch, onnx, openvino, torchscript or pt2")
     add(
@@ -134,7 +135,7 @@ def _options(typed: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     options, others = parser.parse_known_args(typed)
     if others:
-        known = re.findall(r"--?[a-z]+", parser.format_usage())
+        known = re.findall(r"--?[a-z]+(?:-[a-z]+)*", parser.format_usage())
         flag = next((other for other in others if other.startswith("-")), others[0]).partition("=")[0]
         raise UserError(f"{flag}: unknown option; {nearest(flag, known)} (maskvos --help lists them)")
     return options
@@ -192,6 +193,7 @@ def _write(
             backend=options.backend,
             threshold=options.threshold,
             trust=options.trust,
+            fill_gaps=options.fill_gaps,
         )
         existing = "overwrite" if options.overwrite else "resume"
         failures, written = [], []

@@ -43,6 +43,8 @@ def write_source(
 def _write_live(segmenter: Segmenter, source: LiveSource, writer: PredictionWriter, progress: bool) -> None:
     video = Video(_name(source.address), live=str(source.address))
     latencies: list[float] = []
+    if segmenter.fill_gaps is None:  # without delay, no gap can be filled
+        writer.settings.pop("fill_gaps", None)
     with (
         removed_if_unused(writer.output / video.name),
         writer,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from maskvos.flow.base import resize_flow
 from maskvos.flow.store import FlowStore
 from maskvos.inference.engines import Engine
 from maskvos.inference.postprocess import resize_logits, sigmoid
-from maskvos.inference.temporal import fill_gaps
+from maskvos.inference.temporal import GAP, fill_gaps
 from maskvos.inference.tta import TTA
 from maskvos.media.alpha import HALF, foreground, soft_alpha
 from maskvos.media.images import resize_image
@@ -114,7 +114,7 @@ class Segmenter:
         settings: What else results depend on, in plain values; weights and threshold are added.
         refine: Masks follow the edges of the picture, see `maskvos.media.alpha.soft_alpha`.
         fill_gaps: Parts of the object that vanish for up to so many frames are filled, see `temporal.fill_gaps`; frames
-            come that much later. 0: they stay as they are.
+            come that much later. 0: they stay as they are. None: `temporal.GAP`, but 0 in `stream` of arrays.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Segmenter:
         threshold: float = 0.5,
         settings: dict[str, Any] | None = None,
         refine: bool = False,
-        fill_gaps: int = 0,
+        fill_gaps: int | None = 0,
     ) -> None:
         check_settings(
             {"threshold": threshold, "fill_gaps": fill_gaps, "data": {"size": size, "eval_batch_size": batch_size}}
@@ -143,11 +143,12 @@ class Segmenter:
         self._logit = math.log(threshold / (1 - threshold)) if threshold else -math.inf
         self.refine = refine
         self.fill_gaps = fill_gaps
+        self._longest = GAP if fill_gaps is None else fill_gaps
         self.settings = {**(settings or {}), "threshold": threshold, "weights": engine.digest}
         if refine:  # here and below: results of versions without are resumed
             self.settings["refine"] = refine
-        if fill_gaps:
-            self.settings["fill_gaps"] = fill_gaps
+        if self._longest:
+            self.settings["fill_gaps"] = self._longest
 
     def stream(
         self, source: str | Path | Video | Iterable[np.ndarray], frame_rate: float = FRAME_RATE
@@ -176,36 +177,45 @@ class Segmenter:
             times = times_of(source, frame_rate)
             yield from self.stream_video(source, times)
         else:
-            yield from self._consistent(self._stream_arrays(source, frame_rate))
+            yield from self._stream_arrays(source, frame_rate, self.fill_gaps or 0)
 
     def stream_video(self, video: Video, times: FrameTimes, reading: Reading | None = None) -> Iterator[SegmentedFrame]:
         """`stream` for a video on disk whose frame times are known; keeps ``reading`` up to date."""
-        return self._consistent(self._stream_video(video, times, reading))
+        return self._consistent(self._stream_video(video, times, reading), self._longest)
 
-    def _consistent(self, frames: Generator[SegmentedFrame, None, None]) -> Generator[SegmentedFrame, None, None]:
-        if not self.fill_gaps:
+    def _consistent(
+        self, frames: Generator[SegmentedFrame, None, None], longest: int
+    ) -> Generator[SegmentedFrame, None, None]:
+        if not longest:
             return frames
         flow = self.frames.flow
         velocity = (1 if flow.direction == "forward" else -1) / flow.gap
-        return fill_gaps(frames, self.fill_gaps, velocity, self._logit, self.refine)
+        return fill_gaps(frames, longest, velocity, self._logit, self.refine)
 
-    def _stream_arrays(self, frames: Iterable[np.ndarray], rate: float) -> Generator[SegmentedFrame, None, None]:
-        engine = self.engine.alone()
-        for frame in self.frames.of_arrays(frames, rate):
-            yield from self._segment([self._prepare(frame)], engine)
+    def _stream_arrays(
+        self, frames: Iterable[np.ndarray], rate: float, longest: int
+    ) -> Generator[SegmentedFrame, None, None]:
+        engine, refine = self.engine.alone(), self.refine and not longest
+
+        def segmented() -> Generator[SegmentedFrame, None, None]:
+            for frame in self.frames.of_arrays(frames, rate):
+                yield from self._segment([self._prepare(frame)], engine, refine)
+
+        return self._consistent(segmented(), longest)
 
     def _stream_video(
         self, video: Video, times: FrameTimes, reading: Reading | None
     ) -> Generator[SegmentedFrame, None, None]:
         frames = self.frames.of_video(video, times, reading)
+        refine = self.refine and not self._longest  # where gaps are filled, after that
         if self.engine.workers > 1:
             with _pool(self.engine.workers) as pool:
-                yield from _map(pool, self._process, frames, self.engine.workers + 2)
+                yield from _map(pool, partial(self._process, refine=refine), frames, self.engine.workers + 2)
             return
         size, frames = self._batch_size(frames)
         with _pool(cores()) as pool:
             for batch in _batches(_map(pool, self._prepare, frames, 2 * size), size):
-                yield from self._segment(batch, self.engine)
+                yield from self._segment(batch, self.engine, refine)
 
     def _batch_size(self, frames: Iterator[StreamFrame]) -> tuple[int, Iterator[StreamFrame]]:
         """Frames per call, fewer than asked for where a batch of them would fill the memory; and all frames."""
@@ -226,13 +236,13 @@ class Segmenter:
         Raises:
             UserError: Another shape or dtype, or no frame.
         """
-        found = [frame.probability for frame in self.stream(iter(frames))]
+        found = [frame.probability for frame in self._stream_arrays(iter(frames), FRAME_RATE, self._longest)]
         if not found:
             raise UserError("frames: there are none; expected a uint8 array (T, H, W, 3), RGB")
         return np.stack(found)
 
-    def _process(self, frame: StreamFrame) -> SegmentedFrame:
-        (segmented,) = self._segment([self._prepare(frame)], self.engine)
+    def _process(self, frame: StreamFrame, refine: bool) -> SegmentedFrame:
+        (segmented,) = self._segment([self._prepare(frame)], self.engine, refine)
         return segmented
 
     def _prepare(self, frame: StreamFrame) -> _Prepared:
@@ -248,7 +258,7 @@ class Segmenter:
     def _of_flow(self, flow: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(resize_flow(flow, self.size).transpose(2, 0, 1), np.float32)
 
-    def _segment(self, batch: list[_Prepared], engine: Engine) -> Iterator[SegmentedFrame]:
+    def _segment(self, batch: list[_Prepared], engine: Engine, refine: bool) -> Iterator[SegmentedFrame]:
         inputs = {name: np.stack([sample.inputs[name] for sample in batch]) for name in batch[0].inputs}
         for sample, (logits,) in zip(batch, self.tta(engine, inputs), strict=True):
             frame = sample.frame
@@ -268,7 +278,7 @@ class Segmenter:
                 flow=sample.inputs["flow"].transpose(1, 2, 0),
                 coarse=logits,
             )
-            yield segmented.refined() if self.refine else segmented
+            yield segmented.refined() if refine else segmented
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,10 @@ import numpy as np
 if TYPE_CHECKING:
     from maskvos.inference.segmenter import SegmentedFrame
 
-# Frames, and the network's masks of them at the size of the flow, (h, w) float32.
-_Window = list[tuple["SegmentedFrame", np.ndarray]]
+_Window = list[tuple["SegmentedFrame", np.ndarray]]  # frames, and their masks at the size of the flow, (h, w) float32
+
+GAP = 2
+"""Frames that a gap may last by default. On held-out training sequences, longer gaps gain no more."""
 
 # Probability below which a pixel is not filled, whatever comes before and after.
 _LOW = 0.1
@@ -40,7 +42,7 @@ def fill_gaps(
         velocity: What ``flow`` is multiplied with to give the motion to the next frame: 1 for forward flow, -1 for
             backward flow, divided by the number of frames between the two.
         threshold: Logit above which a pixel belongs to the object.
-        refine: The masks follow the edges of the picture, and those that are filled have to as well.
+        refine: Let the masks follow the edges of the picture afterwards, see `SegmentedFrame.refined`.
 
     Yields:
         The frames; where something is filled, with new ``mask`` and ``logits``.
@@ -49,14 +51,13 @@ def fill_gaps(
     place = 0
 
     def filled(index: int) -> SegmentedFrame:
-        frame = window[index][0]
-        found = _filled(window, index, longest, velocity, threshold)
-        return found.refined() if refine and found is not frame else found
+        frame = _filled(window, index, longest, velocity, threshold)
+        return frame.refined() if refine else frame
 
     with closing(frames):
         for frame in frames:
             size = frame.flow.shape[1::-1]
-            window.append((frame, _small(frame.logits > threshold, size)))
+            window.append((frame, cv2.resize(frame.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)))
             if len(window) - place > longest:
                 yield filled(place)
                 place += 1
@@ -65,10 +66,6 @@ def fill_gaps(
                 place -= 1
     for remaining in range(place, len(window)):
         yield filled(remaining)
-
-
-def _small(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
 
 def _filled(window: _Window, place: int, longest: int, velocity: float, threshold: float) -> SegmentedFrame:
@@ -81,7 +78,7 @@ def _filled(window: _Window, place: int, longest: int, velocity: float, threshol
         return frame
     height, width = frame.mask.shape
     gap = cv2.resize(gap, (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    filled = gap & (frame.logits <= threshold) & (frame.logits > math.log(_LOW / (1 - _LOW)))
+    filled = gap & ~frame.mask & (frame.logits > math.log(_LOW / (1 - _LOW)))
     if not filled.any():
         return frame
     logits = np.where(filled, np.float32(threshold) + np.float32(1e-3), frame.logits)

@@ -76,7 +76,7 @@ RULES: dict[str, Rule] = {
     "output": _PATH,
     "backend": choice(*BACKENDS),
     "threshold": number(0, 1, ")"),
-    "fill_gaps": whole(0, 10),
+    "fill_gaps": null(whole(0, 10)),
     "refine": FLAG,
     "predictions": _PATH,
     "missing": choice("fail", "zero", "skip"),
