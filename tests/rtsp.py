@@ -63,7 +63,7 @@ def served(units: Sequence[bytes], rate: int) -> Iterator[str]:
         def _play(self) -> None:
             number = 0
             for index, unit in enumerate(units):
-                parts = [part.strip(b"\0") for part in unit.split(b"\0\0\1")]
+                parts = [part.rstrip(b"\0") for part in unit.split(b"\0\0\1")]
                 parts = [part for part in parts if part]
                 for part in parts:
                     last = part is parts[-1]
