@@ -305,6 +305,13 @@ def test_overwriting_removes_all_old_results_and_nothing_else(tmp_path: Path) ->
     assert (tmp_path / "out" / "a" / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_in_place_of_an_old_result_is_named(tmp_path: Path) -> None:
+    video = frames_video(tmp_path, "a", 2)
+    (tmp_path / "out" / "a" / "masks" / "00001.png").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"00001\.png could not be written \(Is a directory\)"):
+        predict(tmp_path / "out", [video], existing="overwrite")
+
+
 def test_existing_results_are_refused_with_existing_error(tmp_path: Path) -> None:
     video = frames_video(tmp_path, "a")
     predict(tmp_path / "out", [video], existing="error")

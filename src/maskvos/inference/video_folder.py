@@ -16,7 +16,7 @@ from maskvos.data.streams import FrameTimes
 from maskvos.errors import UserError
 from maskvos.inference.outputs import KINDS, Look, Output, Target
 from maskvos.inference.segmenter import SegmentedFrame
-from maskvos.media.files import ensure_writable, read_file, remove_partial, write_bytes
+from maskvos.media.files import ensure_writable, read_file, remove, remove_partial, write_bytes
 from maskvos.media.video import Reading
 from maskvos.types import Video
 
@@ -157,7 +157,7 @@ class VideoFolder:
         if overwrite or "error" in (self._read_manifest() or {}):
             for kind in KINDS.values():
                 for old in [self.path / kind.place] if kind.is_file else (self.path / kind.place).glob("*.png"):
-                    old.unlink(missing_ok=True)
+                    remove(old)
         self._write_manifest(complete=False)
         for name in kinds:
             target = Target(self.path / KINDS[name].place, self.video, times, self.look)

@@ -118,7 +118,19 @@ def remove_partial(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder that is `locked`; not in its subfolders."""
     for name in (f".*{_PART}", ".*.partial.mp4"):  # the second: movies of version 0.2
         for path in folder.glob(name):
-            path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may be missing.
+
+    Raises:
+        UserError: It cannot be removed, or is a folder.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 @contextmanager
