@@ -8,7 +8,7 @@ import pytest
 
 import fakes
 from maskvos.data.datasets.davis import HOLD_OUT, davis
-from maskvos.data.datasets.listing import ExtraDataWarning
+from maskvos.data.datasets.listing import ExtraDataWarning, ListingError
 from maskvos.errors import UserError
 
 
@@ -110,6 +110,13 @@ def test_invalid_lists_are_rejected(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(UserError, match=r"val.txt is empty"):
         davis(tmp_path, "val")
+
+
+def test_a_listed_name_that_is_too_long_for_the_disk_is_reported(tmp_path: Path) -> None:
+    fakes.write_davis(tmp_path, 2017)
+    (tmp_path / "ImageSets/2017/val.txt").write_text("cows\n" + 300 * "n" + "\n")
+    with pytest.raises(ListingError, match="nnn"):
+        davis(tmp_path, "val", 2017)
 
 
 def test_masks_are_optional_in_the_test_split(tmp_path: Path) -> None:

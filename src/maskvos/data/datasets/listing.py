@@ -84,7 +84,7 @@ def require_folder(dataset: str, root: Path | str, *parts: str, expected: str) -
     """
     root = Path(root)
     folder = root.joinpath(*parts)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike `Path.is_dir`, also False for a name that is too long
         missing = "/".join(parts) or root.name
         where = root if parts else root.parent
         raise UserError(
@@ -122,7 +122,7 @@ def files_by_name(folder: Path, suffixes: Iterable[str] = IMAGES) -> dict[str, P
     Raises:
         UserError: Two files have the same stem.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike `Path.is_dir`, also False for a name that is too long
         return {}
     suffixes = frozenset(suffixes)
     found: dict[str, Path] = {}
@@ -154,7 +154,7 @@ def read_names(file: Path, dataset: str) -> list[str]:
     Raises:
         UserError: The file is missing, not text, or empty.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{dataset}: no list {file}; expected a text file with one name per line, see README#datasets")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
