@@ -17,6 +17,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
+from torch.utils.data import DataLoader
 
 from maskvos.errors import UserError
 from maskvos.run import compose, run
@@ -107,6 +108,21 @@ def test_an_interrupted_training_resumes_exactly(
     assert load(tmp_path / "cut")["global_step"] < STEPS
     run(small(data, tmp_path / "rest", "ckpt_path=last", "name=."))
     assert_resumes_as(whole, tmp_path / "rest")
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_before_the_first_batch_is_no_failure(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int
+) -> None:
+    def interrupted(loader: object) -> None:
+        raise error
+
+    monkeypatch.setattr(DataLoader, "__iter__", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        run(small(data, tmp_path, "trainer.num_sanity_val_steps=0"))
+    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert caught.value.code == status
 
 
 class Interrupting:

@@ -53,14 +53,27 @@ def run(cfg: DictConfig) -> dict[str, float]:
     begin = time.monotonic()
     try:
         trainer.fit(module, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
-    except SystemExit as error:  # how Lightning ends, when its callbacks have saved; with 1 after Ctrl-C
-        log.warning("interrupted; resume with ckpt_path=%s", Path(trainer.default_root_dir) / "checkpoints/last.ckpt")
-        raise SystemExit(130 if error.code == 1 else error.code) from error
-    except _RESTORING as error:
+    except (SystemExit, *_RESTORING) as error:
+        if (status := _interrupted(error)) is not None:
+            last = Path(trainer.default_root_dir) / "checkpoints/last.ckpt"
+            log.warning("interrupted; %s", f"resume with ckpt_path={last}" if last.exists() else "nothing was saved yet")
+            raise SystemExit(status) from error
         if cfg.ckpt_path is None or module.has_trained or isinstance(error, UserError | torch.OutOfMemoryError):
             raise
         raise cannot_restore(cfg.ckpt_path, repr(error)) from error
     return _summarise(trainer, time.monotonic() - begin)
+
+
+def _interrupted(error: BaseException | None) -> int | str | None:
+    """The exit status of an interrupted training: 130 after Ctrl-C, 143 after SIGTERM; None for any other error.
+
+    Before the first batch Lightning's own clean-up fails, and its error hides the interruption.
+    """
+    while error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+        error = error.__context__
+    if error is None:
+        return None
+    return 130 if isinstance(error, KeyboardInterrupt) or error.code == 1 else error.code
 
 
 def _summarise(trainer: pl.Trainer, seconds: float) -> dict[str, float]:
