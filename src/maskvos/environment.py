@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ from types import FrameType
 from maskvos.errors import UserError
 
 _limit: int | None = None
+_LEAST_MEMORY = 2 << 30
 
 
 def cores() -> int:
@@ -102,6 +104,24 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise UserError(f"shard={shard}: must be <index>/<count> with 1 <= index <= count, e.g. shard=3/16")
     return index - 1, count
+
+
+def check_memory_limit() -> None:
+    """Refuse a limit of the address space in which threads cannot start: native code would abort the process.
+
+    Raises:
+        UserError: The limit (``ulimit -v``) is below 2 GiB; with PyTorch more is needed, which it says itself.
+    """
+    if importlib.util.find_spec("resource") is None:  # Windows has no such limit
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY:
+        raise UserError(
+            f"the memory of this process is limited to {limit / 2**30:.2g} GiB, and must not be below 2 GiB, or 6 GiB "
+            "with PyTorch; raise the limit with: ulimit -v unlimited"
+        )
 
 
 @contextlib.contextmanager

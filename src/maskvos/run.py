@@ -28,7 +28,7 @@ from maskvos.cli.quoting import quote_texts
 from maskvos.cli.sweep import SweepError, print_table
 from maskvos.cli.terminal import log_to_terminal_only, remove_run
 from maskvos.cli.version import version_text
-from maskvos.environment import processes
+from maskvos.environment import check_memory_limit, processes
 from maskvos.reports.sweep import write_result
 from maskvos.tasks import run_task
 
@@ -90,6 +90,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises; the message is written here
     sys.argv[1:] = quote_texts(sys.argv[1:])  # where Hydra looks for them
     try:
+        check_memory_limit()
         check_flags(sys.argv[1:])
         if text := version_text(sys.argv[1:]):
             print(text)

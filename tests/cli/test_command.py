@@ -263,3 +263,12 @@ def test_a_full_memory_is_answered_wherever_it_is_noticed(command, monkeypatch, 
     with pytest.raises(SystemExit, match="2"):
         command("clip.mp4")
     assert capsys.readouterr().err.startswith("error: the memory is full")
+
+
+@pytest.mark.parametrize("arguments", [["clip.mp4"], ["task=check"]])
+def test_too_small_a_limit_of_the_memory_is_refused(command, monkeypatch, capsys, arguments: list[str]) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1500 << 20, resource.RLIM_INFINITY))
+    with pytest.raises(SystemExit, match="2"):
+        command(*arguments)
+    assert "limited to 1.5 GiB, and must not be below 2 GiB" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from maskvos.cli.version import version_text
-from maskvos.environment import ended_by_sigterm
+from maskvos.environment import check_memory_limit, ended_by_sigterm
 from maskvos.errors import UserError, fail, nearest, out_of_memory, require_framework
 from maskvos.media.files import ensure_writable, removed_if_unused
 
@@ -48,6 +48,7 @@ def main() -> None:
     """Run the command; a mistake of the user ends with one message and exit status 2."""
     typed = sys.argv[1:]
     try:
+        check_memory_limit()
         if typed[:1] == ["app"]:
             from maskvos.app.main import main as serve
 

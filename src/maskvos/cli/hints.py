@@ -15,7 +15,8 @@ from yaml import YAMLError
 from maskvos.cli.compose import compose
 from maskvos.errors import UserError, nearest, out_of_memory
 
-EXPLAINED = (HydraException, OmegaConfBaseException, OSError, YAMLError, ValueError, RuntimeError, MemoryError)
+_MAY_LACK_MEMORY = (MemoryError, RuntimeError, ImportError)  # the last of a library that cannot be loaded
+EXPLAINED = (HydraException, OmegaConfBaseException, OSError, YAMLError, ValueError, *_MAY_LACK_MEMORY)
 """What may be answered with one message instead of a traceback, see `explain`."""
 
 # Groups without a default choice, which need a plus.
@@ -58,8 +59,8 @@ def explain(error: BaseException) -> str | None:
         The message; None for an error that nobody expected, whose traceback is needed to find it.
     """
     message = str(error)
-    if isinstance(error, (MemoryError, RuntimeError)) and out_of_memory(error):
-        return f"the memory is full ({message[:120]}); lower data.batch_size or data.size"
+    if isinstance(error, _MAY_LACK_MEMORY) and out_of_memory(error):
+        return f"the memory is full ({message[:120]}); close other programs, or lower data.batch_size or data.size"
     if isinstance(error, ValueError) and "Config group override" in message:  # Hydra's for backbone=5
         return f"{message}; choose the member of a group by its name, such as backbone=swin_t"
     if not isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError, YAMLError)):

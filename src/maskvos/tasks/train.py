@@ -56,7 +56,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     except (SystemExit, *_RESTORING) as error:
         if (status := _interrupted(error)) is not None:
             last = Path(trainer.default_root_dir) / "checkpoints/last.ckpt"
-            log.warning("interrupted; %s", f"resume with ckpt_path={last}" if last.exists() else "nothing was saved yet")
+            remedy = f"resume with ckpt_path={last}" if last.exists() else "nothing was saved yet"
+            log.warning("interrupted; %s", remedy)
             raise SystemExit(status) from error
         if cfg.ckpt_path is None or module.has_trained or isinstance(error, UserError | torch.OutOfMemoryError):
             raise
