@@ -1,6 +1,7 @@
-"""Ablations of the light model: streams, training data and augmentation, cross-validated on the DAVIS-2016 train split.
+"""Ablations of the light models, cross-validated on the DAVIS-2016 train split.
 
     python scripts/benchmarks/light.py --data <folder with DAVIS/> --davis <DAVIS> --steps 600 --output runs/light_table
+    python scripts/benchmarks/light.py ... --experiment light --encoder <ImageNet weights>     # encoder, pictures, size
 
 Each variant is trained on two thirds of the sequences (every third by name is held out) and scored on the others with
 the DAVIS-2016 protocol at original resolution, next to two baselines without learning. Finished parts are kept in the
@@ -22,6 +23,7 @@ import numpy as np
 from learning import constant_mask, flow_magnitude
 
 from maskvos.data.datasets.davis import davis
+from maskvos.flow.base import resize_flow
 from maskvos.flow.dis import DIS
 from maskvos.flow.store import FlowStore
 from maskvos.media.files import write_bytes
@@ -66,6 +68,26 @@ VARIANTS = {
 }
 """Overrides of each variant, relative to the first."""
 
+IMAGENET = {
+    "light": [],
+    "appearance encoder from random weights": [
+        *("backbone.pretrained=false", "train.freeze_layers=0", "train.freeze_norms=none"),
+    ],
+    "ImageNet weights for motion too": [
+        *("backbone@model.flow_encoder=efficientnet_lite0", "~model.flow_encoder.depths"),
+        "model.flow_encoder.pretrained=${backbone.pretrained}",
+    ],
+    "no pictures": ["data.weights.varied=0", "data.weights.narrow=0"],
+    "no procedural clips": ["data.weights.synthetic=0"],
+    "nothing pasted": ["data.paste=0"],
+    "larger input": ["data.size=[192,352]"],
+    _RAFT: ["flow=raft_small", "flow.estimator.max_size=448", "flow.estimator.updates=6"],
+}
+"""The same of ``experiment=light``, which starts from ImageNet weights."""
+
+FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channels_last=true"]
+"""How ``release_light.py`` trains an encoder that starts from ImageNet weights."""
+
 SHORT = [
     *("data.flow_pairs=null", "data.scales=[0.75]", "data.paste=0.3"),
     *("augment.colours.brightness=[0.8,1.2]", "augment.colours.contrast=[0.8,1.2]"),
@@ -93,7 +115,7 @@ def sequences(root: Path, fold: int) -> tuple[list[str], list[str]]:
 
 def command(settings: list[str]) -> None:
     """Run ``maskvos`` with some overrides."""
-    process = subprocess.run([sys.executable, "-m", "maskvos.run", "+experiment=light_scratch", *settings], check=False)
+    process = subprocess.run([sys.executable, "-m", "maskvos.run", *settings], check=False)
     if process.returncode:
         sys.exit(f"error: maskvos {' '.join(settings)} failed")
 
@@ -145,7 +167,7 @@ def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dic
     constant = constant_mask(train_videos, (480, 854))
     answers = {
         "constant mask": lambda video, index: constant,
-        "flow magnitude": lambda video, index: flow_magnitude(store.load(video, index)),
+        "flow magnitude": lambda video, index: flow_magnitude(resize_flow(store.load(video, index), constant.shape)),
     }
     rows = {}
     for name, answer in answers.items():
@@ -174,20 +196,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/light_table"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--experiment", choices=("light_scratch", "light"), default="light_scratch")
+    parser.add_argument("--encoder", default="true", help="file of EfficientNet-Lite0's weights, for --experiment light")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *IMAGENET], help="default: all of the experiment")
     parser.add_argument("--raft", default="default", help="file of RAFT-small's weights, for its variant")
     parser.add_argument("--speed", action="store_true", help="also measure frames/s; needs an idle machine")
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    variants = VARIANTS | {_RAFT: [*VARIANTS[_RAFT], f"flow.estimator.weights={options.raft}"]}
+    variants, base = VARIANTS, [f"+experiment={options.experiment}"]
+    if options.experiment == "light":
+        variants, base = IMAGENET, [*base, *FROZEN, f"backbone.pretrained={options.encoder}"]
+    variants = variants | {_RAFT: [*variants[_RAFT], f"flow.estimator.weights={options.raft}"]}
     for fold in options.folds:
         train_names, held = sequences(options.davis, fold)
         file = options.output / f"fold{fold}.json"
         if "flow magnitude" not in rows_of(file):
             videos = {video.name: video for video in davis(options.davis, "train", hold_out=())}
             add(file, without_learning([videos[name] for name in train_names], [videos[name] for name in held]))
-        for name in options.variants:
-            changes = variants[name]
+        for name in options.variants or variants:
+            changes = [*base, *variants[name]]
             work = options.output / f"fold{fold}" / name.replace(",", "").replace(" ", "-")
             train(work, held, options, changes)
             checkpoint = work / "checkpoints/last.ckpt"
