@@ -15,6 +15,7 @@ from maskvos.build import build
 from maskvos.cli.hints import explain
 from maskvos.data.datasets.davis import HOLD_OUT
 from maskvos.data.transforms import HorizontalFlip
+from maskvos.errors import UserError
 from maskvos.run import compose
 from maskvos.training.options import TrainingOptions
 
@@ -94,3 +95,10 @@ def test_mistyped_names_get_the_nearest(overrides: list[str], says: str) -> None
     with pytest.raises(Exception) as error:  # noqa: PT011 - Hydra has several
         compose(overrides)
     assert f"'{says}'" in explain(error.value)
+
+
+def test_a_function_that_waits_for_arguments_and_does_not_take_them_is_named() -> None:
+    optimiser = build({"_target_": "math.hypot", "_partial_": True, "lr": 0.1}, "optim")
+    with pytest.raises(UserError, match=r"^optim: .*keyword"):
+        optimiser([1.0])
+    assert build({"_target_": "math.hypot", "_partial_": True})(3, 4) == 5

@@ -47,16 +47,16 @@ def build(node: Any, name: str = "", **arguments: Any) -> Any:
             return built
         target = locate(str(node["_target_"]), name)
         if node.get("_partial_"):
-            return functools.partial(target, **built, **arguments)
-        return _call(target, {**built, **arguments}, name)
+            return functools.partial(_call, target, name, **built, **arguments)
+        return _call(target, name, **built, **arguments)
     if isinstance(node, Sequence) and not isinstance(node, str):
         return [build(value, f"{name}[{index}]") for index, value in enumerate(node)]
     return node
 
 
-def _call(target: Any, arguments: dict[str, Any], name: str) -> Any:
+def _call(target: Any, name: str, /, *given: Any, **arguments: Any) -> Any:
     try:
-        return target(**arguments)
+        return target(*given, **arguments)
     except UserError:
         raise
     except (TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError) as error:

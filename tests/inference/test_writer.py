@@ -267,11 +267,11 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"outline": 3}, "another outline"),
-        ({"kinds": ["masks"]}, "another kinds"),
-        ({"settings": {"flow": "raft"}}, r"another flow \(None, now raft\)"),
-        ({"model": 1.0}, "another weights"),
-        ({"count": 5}, "another input"),
+        ({"outline": 3}, "with outline=2, which is 3 now"),
+        ({"kinds": ["masks"]}, "with kinds="),
+        ({"settings": {"flow": {"gap": 2}}}, "with flow.gap=None, which is 2 now"),
+        ({"model": 1.0}, "with weights="),
+        ({"count": 5}, "with input="),
     ],
 )
 @pytest.mark.parametrize("broken_off", [False, True])

@@ -18,6 +18,7 @@ from maskvos.inference.outputs import KINDS, Look, Output, Target
 from maskvos.inference.segmenter import SegmentedFrame
 from maskvos.media.files import ensure_writable, read_file, remove, remove_partial, write_bytes
 from maskvos.media.video import Reading
+from maskvos.text import flatten
 from maskvos.types import Video
 
 MANIFEST = RESULTS
@@ -69,13 +70,13 @@ class VideoFolder:
             return False
         if "error" in manifest:
             return False
-        made = {**manifest["settings"], "input": manifest["input"]}
-        now = {**self.settings, "input": self._fingerprint()}
+        made = dict(flatten({**manifest["settings"], "input": manifest["input"]}))
+        now = dict(flatten({**self.settings, "input": self._fingerprint()}))
         for key in sorted({*made, *now}):
             if made.get(key) != now.get(key):
                 raise UserError(
-                    f"the results in {self.path} were made with another {key} ({_short(made.get(key))}, now "
-                    f"{_short(now.get(key))}); choose another output=<folder>, or replace them with "
+                    f"the results in {self.path} were made with {key}={_short(made.get(key))}, which is "
+                    f"{_short(now.get(key))} now; choose another output=<folder>, or replace them with "
                     "writer.existing=overwrite"
                 )
         done = manifest["complete"] or "expected" in manifest
