@@ -150,7 +150,8 @@ def stages(model: Segmenter, video: Video, output: Path, frames: int = 20) -> di
             flow = timed("flow", frame.flow)()
             begin = time.perf_counter(), spent["network"]
             prepared = model._prepare(replace(frame, flow=lambda flow=flow: flow))
-            (segmented,) = model._segment([prepared], timed("network", engine), model.refine)  # type: ignore[arg-type]
+            (segmented,) = model._segment([prepared], timed("network", engine))  # type: ignore[arg-type]
+            segmented = segmented.refined() if model.refine else segmented
             spent["resize"] += time.perf_counter() - begin[0] - (spent["network"] - begin[1])
             if count == 0:
                 results.begin(writer.kinds, segmented.mask.shape, FrameTimes(24), True)  # type: ignore[arg-type]

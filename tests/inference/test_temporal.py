@@ -63,21 +63,6 @@ def test_what_is_no_gap_stays(missing: dict[int, float], longest: int) -> None:
         np.testing.assert_array_equal(frame.logits, before.logits)
 
 
-def test_filled_masks_follow_the_picture_as_the_others_do() -> None:
-    """A square that is smaller than the network sees it: its mask is too large by a pixel, until it is refined."""
-
-    def seen(missing: dict[int, float]) -> Generator[SegmentedFrame, None, None]:
-        for frame in frames(missing):
-            image = np.full((*SIZE, 3), 200, np.uint8)
-            left = 10 + STEP * frame.index
-            image[11:29, left + 1 : left + 19] = 20
-            yield dataclasses.replace(frame, image=image)
-
-    whole = [frame.refined().mask for frame in seen({})]
-    for frame, mask in zip(fill_gaps(seen({6: POSSIBLE}), 3, 1, 0.0, refine=True), whole, strict=True):
-        np.testing.assert_array_equal(frame.mask, mask)
-
-
 @given(st.integers(0, 12), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_no_frame_is_lost_and_each_comes_so_much_later(count: int, longest: int) -> None:
@@ -95,8 +80,8 @@ def test_no_frame_is_lost_and_each_comes_so_much_later(count: int, longest: int)
     assert found == list(range(count))
 
 
-def segmenter(longest: int | None) -> Segmenter:
-    return Segmenter(Brightness(), (32, 48), FlowStore(DIS()), fill_gaps=longest)
+def segmenter(longest: int | None, refine: bool = False) -> Segmenter:
+    return Segmenter(Brightness(), (32, 48), FlowStore(DIS()), fill_gaps=longest, refine=refine)
 
 
 def clip_with_a_gap() -> np.ndarray:
@@ -116,6 +101,12 @@ def test_the_segmenter_fills_gaps_of_videos_and_of_arrays() -> None:
     assert segmenter(1).settings != segmenter(0).settings
     with pytest.raises(UserError, match="fill_gaps=11"):
         segmenter(11)
+
+
+def test_filled_masks_follow_the_picture_as_the_others_do() -> None:
+    for seen, refined in zip(*(segmenter(1, refine).stream(iter(clip_with_a_gap())) for refine in (False, True))):
+        np.testing.assert_array_equal(refined.mask, seen.refined().mask)
+        np.testing.assert_array_equal(refined.logits, seen.logits)
 
 
 def test_by_default_videos_are_filled_and_arrays_come_without_delay(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _SURE = math.log(0.9 / 0.1)
+_REFINED = 4  # frames whose edges are refined at the same time: faster than they are decoded
 _BATCH_BYTES = 64 << 20  # of the frames of a batch: 2 in 4K, 10 in 1080p; twice as many are read ahead
 
 
@@ -181,41 +182,35 @@ class Segmenter:
 
     def stream_video(self, video: Video, times: FrameTimes, reading: Reading | None = None) -> Iterator[SegmentedFrame]:
         """`stream` for a video on disk whose frame times are known; keeps ``reading`` up to date."""
-        return self._consistent(self._stream_video(video, times, reading), self._longest)
+        frames = self.frames.of_video(video, times, reading)
+        parallel = self.engine.workers > 1
+        threads = self.engine.workers if parallel else cores()
+        with _pool(threads) as pool:
+            segmented = _map(pool, self._process, frames, threads + 2) if parallel else self._in_batches(pool, frames)
+            filled = self._filled(segmented, self._longest)
+            yield from _map(pool, SegmentedFrame.refined, filled, min(threads, _REFINED)) if self.refine else filled
 
-    def _consistent(
+    def _stream_arrays(self, arrays: Iterable[np.ndarray], rate: float, longest: int) -> Iterator[SegmentedFrame]:
+        frames, engine = self.frames.of_arrays(arrays, rate), self.engine.alone()
+        segmented = (done for frame in frames for done in self._segment([self._prepare(frame)], engine))
+        filled = self._filled(segmented, longest)
+        return (frame.refined() for frame in filled) if self.refine else filled
+
+    def _filled(
         self, frames: Generator[SegmentedFrame, None, None], longest: int
     ) -> Generator[SegmentedFrame, None, None]:
         if not longest:
             return frames
         flow = self.frames.flow
         velocity = (1 if flow.direction == "forward" else -1) / flow.gap
-        return fill_gaps(frames, longest, velocity, self._logit, self.refine)
+        return fill_gaps(frames, longest, velocity, self._logit)
 
-    def _stream_arrays(
-        self, frames: Iterable[np.ndarray], rate: float, longest: int
+    def _in_batches(
+        self, pool: ThreadPoolExecutor, frames: Iterator[StreamFrame]
     ) -> Generator[SegmentedFrame, None, None]:
-        engine, refine = self.engine.alone(), self.refine and not longest
-
-        def segmented() -> Generator[SegmentedFrame, None, None]:
-            for frame in self.frames.of_arrays(frames, rate):
-                yield from self._segment([self._prepare(frame)], engine, refine)
-
-        return self._consistent(segmented(), longest)
-
-    def _stream_video(
-        self, video: Video, times: FrameTimes, reading: Reading | None
-    ) -> Generator[SegmentedFrame, None, None]:
-        frames = self.frames.of_video(video, times, reading)
-        refine = self.refine and not self._longest  # where gaps are filled, after that
-        if self.engine.workers > 1:
-            with _pool(self.engine.workers) as pool:
-                yield from _map(pool, partial(self._process, refine=refine), frames, self.engine.workers + 2)
-            return
         size, frames = self._batch_size(frames)
-        with _pool(cores()) as pool:
-            for batch in _batches(_map(pool, self._prepare, frames, 2 * size), size):
-                yield from self._segment(batch, self.engine, refine)
+        for batch in _batches(_map(pool, self._prepare, frames, 2 * size), size):
+            yield from self._segment(batch, self.engine)
 
     def _batch_size(self, frames: Iterator[StreamFrame]) -> tuple[int, Iterator[StreamFrame]]:
         """Frames per call, fewer than asked for where a batch of them would fill the memory; and all frames."""
@@ -241,8 +236,8 @@ class Segmenter:
             raise UserError("frames: there are none; expected a uint8 array (T, H, W, 3), RGB")
         return np.stack(found)
 
-    def _process(self, frame: StreamFrame, refine: bool) -> SegmentedFrame:
-        (segmented,) = self._segment([self._prepare(frame)], self.engine, refine)
+    def _process(self, frame: StreamFrame) -> SegmentedFrame:
+        (segmented,) = self._segment([self._prepare(frame)], self.engine)
         return segmented
 
     def _prepare(self, frame: StreamFrame) -> _Prepared:
@@ -258,7 +253,7 @@ class Segmenter:
     def _of_flow(self, flow: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(resize_flow(flow, self.size).transpose(2, 0, 1), np.float32)
 
-    def _segment(self, batch: list[_Prepared], engine: Engine, refine: bool) -> Iterator[SegmentedFrame]:
+    def _segment(self, batch: list[_Prepared], engine: Engine) -> Iterator[SegmentedFrame]:
         inputs = {name: np.stack([sample.inputs[name] for sample in batch]) for name in batch[0].inputs}
         for sample, (logits,) in zip(batch, self.tta(engine, inputs), strict=True):
             frame = sample.frame
@@ -268,7 +263,7 @@ class Segmenter:
                     "another checkpoint"
                 )
             full = resize_logits(logits, (frame.image.shape[0], frame.image.shape[1]))
-            segmented = SegmentedFrame(
+            yield SegmentedFrame(
                 image=frame.image,
                 logits=full,
                 mask=full > self._logit,
@@ -278,7 +273,6 @@ class Segmenter:
                 flow=sample.inputs["flow"].transpose(1, 2, 0),
                 coarse=logits,
             )
-            yield segmented.refined() if refine else segmented
 
 
 @dataclass(frozen=True)
@@ -299,7 +293,9 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def _map(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Generator[R, None, None]:
     """Apply a function in a pool, up to ``ahead`` items ahead of the caller; results and errors keep the order."""
     pending: deque[Future[R]] = deque()
     iterator, error = iter(items), None

@@ -28,7 +28,6 @@ def fill_gaps(
     longest: int,
     velocity: float,
     threshold: float,
-    refine: bool = False,
 ) -> Generator[SegmentedFrame, None, None]:
     """Fill parts of the object that are missing in a few frames, but there before and after: hysteresis in time.
 
@@ -42,30 +41,24 @@ def fill_gaps(
         velocity: What ``flow`` is multiplied with to give the motion to the next frame: 1 for forward flow, -1 for
             backward flow, divided by the number of frames between the two.
         threshold: Logit above which a pixel belongs to the object.
-        refine: Let the masks follow the edges of the picture afterwards, see `SegmentedFrame.refined`.
 
     Yields:
         The frames; where something is filled, with new ``mask`` and ``logits``.
     """
     window: _Window = []  # up to `longest` frames on both sides of the one at `place`
     place = 0
-
-    def filled(index: int) -> SegmentedFrame:
-        frame = _filled(window, index, longest, velocity, threshold)
-        return frame.refined() if refine else frame
-
     with closing(frames):
         for frame in frames:
             size = frame.flow.shape[1::-1]
             window.append((frame, cv2.resize(frame.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)))
             if len(window) - place > longest:
-                yield filled(place)
+                yield _filled(window, place, longest, velocity, threshold)
                 place += 1
             if place > longest:
                 window.pop(0)
                 place -= 1
     for remaining in range(place, len(window)):
-        yield filled(remaining)
+        yield _filled(window, remaining, longest, velocity, threshold)
 
 
 def _filled(window: _Window, place: int, longest: int, velocity: float, threshold: float) -> SegmentedFrame:
