@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--experiment", choices=("light_scratch", "light"), default="light_scratch")
-    parser.add_argument("--encoder", default="true", help="file of EfficientNet-Lite0's weights, for --experiment light")
+    parser.add_argument("--encoder", default="true", help="EfficientNet-Lite0's weights, for --experiment light")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *IMAGENET], help="default: all of the experiment")
     parser.add_argument("--raft", default="default", help="file of RAFT-small's weights, for its variant")
     parser.add_argument("--speed", action="store_true", help="also measure frames/s; needs an idle machine")

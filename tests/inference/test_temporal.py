@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator
 from pathlib import Path
 
@@ -104,9 +103,10 @@ def test_the_segmenter_fills_gaps_of_videos_and_of_arrays() -> None:
 
 
 def test_filled_masks_follow_the_picture_as_the_others_do() -> None:
-    for seen, refined in zip(*(segmenter(1, refine).stream(iter(clip_with_a_gap())) for refine in (False, True))):
-        np.testing.assert_array_equal(refined.mask, seen.refined().mask)
-        np.testing.assert_array_equal(refined.logits, seen.logits)
+    filled, refined = (list(segmenter(1, refine).stream(iter(clip_with_a_gap()))) for refine in (False, True))
+    for seen, frame in zip(filled, refined, strict=True):
+        np.testing.assert_array_equal(frame.mask, seen.refined().mask)
+    assert (filled[3].mask != refined[3].mask).any()
 
 
 def test_by_default_videos_are_filled_and_arrays_come_without_delay(tmp_path: Path) -> None:
