@@ -102,3 +102,8 @@ def test_a_function_that_waits_for_arguments_and_does_not_take_them_is_named() -
     with pytest.raises(UserError, match=r"^optim: .*keyword"):
         optimiser([1.0])
     assert build({"_target_": "math.hypot", "_partial_": True})(3, 4) == 5
+
+
+def test_settings_of_which_nothing_is_built_are_named() -> None:
+    with pytest.raises(UserError, match=r"^optim: no _target_"):
+        build({"lr": 0.1}, "optim")

@@ -35,11 +35,17 @@ def build(node: Any, name: str = "", **arguments: Any) -> Any:
         The object; mappings and lists without a target as dict and list with everything in them built.
 
     Raises:
-        UserError: A target does not exist, or does not take its arguments.
+        UserError: A target does not exist, or does not take its arguments, or the node is a mapping without one.
     """
+    if isinstance(node, Mapping) and "_target_" not in node:
+        raise UserError(f"{name or 'configuration'}: no _target_, the class that is built from these settings; name it")
+    return _build(node, name, **arguments)
+
+
+def _build(node: Any, name: str, **arguments: Any) -> Any:
     if isinstance(node, Mapping):
         built = {
-            str(key): build(value, f"{name}.{key}".lstrip("."))
+            str(key): _build(value, f"{name}.{key}".lstrip("."))
             for key, value in node.items()
             if key not in _RULES and key not in arguments
         }
@@ -50,7 +56,7 @@ def build(node: Any, name: str = "", **arguments: Any) -> Any:
             return functools.partial(_call, target, name, **built, **arguments)
         return _call(target, name, **built, **arguments)
     if isinstance(node, Sequence) and not isinstance(node, str):
-        return [build(value, f"{name}[{index}]") for index, value in enumerate(node)]
+        return [_build(value, f"{name}[{index}]") for index, value in enumerate(node)]
     return node
 
 

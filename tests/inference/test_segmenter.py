@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,12 @@ def test_few_frames_are_decoded_ahead(tmp_path: Path, workers: int, monkeypatch:
     for frame in model.stream_video(video, FrameTimes(Fraction(25))):
         assert len(decoded) - frame.index <= 9
     assert len(decoded) == 60
+
+
+@pytest.mark.parametrize("flow", [0.5, "backward", {}, {"gap": 1}, {"direction": "backward", "gap": 0.5}, {"way": 1}])
+def test_a_flow_of_test_time_augmentation_that_is_no_frame_pair_is_named(flow: Any) -> None:
+    with pytest.raises(UserError, match=r"gap|^tta\.flow: .*give direction"):
+        segmenter(tta=TTA(True, flow))
 
 
 def test_arrays_and_files_give_the_same(tmp_path: Path) -> None:

@@ -124,6 +124,20 @@ def test_a_malformed_configuration_is_named(tmp_path: Path, about: Any) -> None:
         read_config(tmp_path / "x.ckpt")
 
 
+def test_a_configuration_of_no_network_is_named(tmp_path: Path) -> None:
+    import maskvos
+
+    full = {
+        "model": {"init": "default"},
+        "data": {"size": [8, 8]},
+        "flow": FLOW,
+        "tta": {"mirror": False, "flow": None},
+    }
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "maskvos": {"config": full}}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"^model: no _target_"):
+        maskvos.load(tmp_path / "x.ckpt")
+
+
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"x\.safetensors' cannot be read"):

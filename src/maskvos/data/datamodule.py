@@ -15,7 +15,7 @@ from maskvos.data.dataset import FrameDataset, collate
 from maskvos.data.transforms import Transform
 from maskvos.environment import cores, init_worker
 from maskvos.errors import UserError, nearest
-from maskvos.flow.store import FlowStore
+from maskvos.flow.store import FlowStore, paired_flow
 from maskvos.settings.table import check_settings
 from maskvos.types import Batch, Video
 
@@ -337,24 +337,3 @@ class VideoDataModule(pl.LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         """Number of training processes, and the index of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-
-
-def paired_flow(flow: FlowStore, pair: Mapping[str, Any], setting: str) -> FlowStore:
-    """The flow of another frame pair.
-
-    Args:
-        flow: The usual source.
-        pair: ``direction`` and, by default 1, ``gap``; see `FlowStore`.
-        setting: Name of the setting, for messages.
-
-    Raises:
-        UserError: The pair has other keys, or the flow is precomputed.
-    """
-    if "direction" not in pair or pair.keys() - {"direction", "gap"}:
-        raise UserError(f"{setting}: {dict(pair)}; give direction (forward or backward) and gap only")
-    if flow.estimator is None:
-        raise UserError(
-            f"{setting}: {dict(pair)}, but precomputed flow exists for one frame pair only; remove it "
-            f"({setting}=null), or compute flow (flow=dis)"
-        )
-    return flow.joining(**pair)

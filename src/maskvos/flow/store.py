@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import cv2
@@ -357,6 +358,27 @@ def _existing(path: Path) -> Path:
     """The file of a map, in the other format if it is only there in that."""
     other = path.with_suffix(".flo" if path.suffix == ".png" else ".png")
     return other if not path.exists() and other.exists() else path
+
+
+def paired_flow(flow: FlowStore, pair: Any, setting: str) -> FlowStore:
+    """The flow of another frame pair.
+
+    Args:
+        flow: The usual source.
+        pair: A mapping of ``direction`` and, by default 1, ``gap``; see `FlowStore`.
+        setting: Name of the setting, for messages.
+
+    Raises:
+        UserError: It is no pair, or the flow is precomputed.
+    """
+    if not isinstance(pair, Mapping) or "direction" not in pair or pair.keys() - {"direction", "gap"}:
+        raise UserError(f"{setting}: {pair}; give direction (forward or backward) and gap only")
+    if flow.estimator is None:
+        raise UserError(
+            f"{setting}: {pair}, but precomputed flow exists for one frame pair only; remove it "
+            f"({setting}=null), or compute flow (flow=dis)"
+        )
+    return flow.joining(**pair)
 
 
 def _image_path(path: Path) -> Path:

@@ -20,7 +20,7 @@ from maskvos.data.streams import FRAME_RATE, FrameStream, FrameTimes, StreamFram
 from maskvos.environment import cores
 from maskvos.errors import UserError
 from maskvos.flow.base import resize_flow
-from maskvos.flow.store import FlowStore
+from maskvos.flow.store import FlowStore, paired_flow
 from maskvos.inference.engines import Engine
 from maskvos.inference.postprocess import resize_logits, sigmoid
 from maskvos.inference.temporal import GAP, fill_gaps
@@ -137,7 +137,7 @@ class Segmenter:
         self.engine = engine
         self.size = (int(size[0]), int(size[1]))
         self.tta = tta or TTA()
-        tta_flow = None if self.tta.flow is None else flow.joining(**self.tta.flow)
+        tta_flow = None if self.tta.flow is None else paired_flow(flow, self.tta.flow, "tta.flow")
         self.frames = FrameStream(flow, motion_as_option, tta_flow)
         self.batch_size = batch_size
         self.threshold = threshold

@@ -144,6 +144,8 @@ RULES: dict[str, Rule] = {
     "**flow.estimator.updates": whole(1, 1000),
     "**flow.estimator.precision": choice("32-true", "bf16-mixed"),
     "tta.mirror": FLAG,
+    "tta.flow.direction": _DIRECTION,
+    "tta.flow.gap": COUNT,
     # ---------------------------------------------------------------- network
     "**encoder.pretrained": either(FLAG, TEXT),
     "backbone.pretrained": either(FLAG, TEXT),
