@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import cv2
@@ -218,6 +219,15 @@ def test_partial_files_are_not_whole(tmp_path: Path, name: str) -> None:
     assert not is_whole(path)
     path.mkdir()
     assert not is_whole(path)
+
+
+def test_an_unreadable_file_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, "denied", str(path))
+
+    write_flow(tmp_path / "a.flo", random_flow(0, 3, 5))
+    monkeypatch.setattr(Path, "open", refuse)
+    assert not is_whole(tmp_path / "a.flo")
 
 
 @pytest.mark.parametrize("name", ["a.flo", "A.FLO", "a.png", "A.PNG"])

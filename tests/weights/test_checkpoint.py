@@ -115,6 +115,8 @@ def test_a_plain_state_dict_has_no_configuration(tmp_path: Path) -> None:
     "about",
     [
         *(3, {"config": 3}, {"config": {"model": {}}}, {"config": "{"}),
+        {"config": {"model": "swin", "data": {"size": [8, 8]}, "flow": FLOW, "tta": {"mirror": False, "flow": None}}},
+        {"config": {"model": {}, "data": {"size": [8, 8]}, "flow": 1, "tta": {"mirror": False, "flow": None}}},
         {"config": {"model": {}, "data": {"size": [8, 8]}, "flow": FLOW, "tta": {"mirror": False, "flew": None}}},
     ],
 )

@@ -46,7 +46,15 @@ class InferenceConfig:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> InferenceConfig:
-        """Pick what inference needs from a resolved configuration of the current version."""
+        """Pick what inference needs from a resolved configuration of the current version.
+
+        Raises:
+            TypeError: A group of settings is none.
+            KeyError: A setting is missing.
+        """
+        for group in ("model", "data", "flow", "tta"):
+            if not isinstance(config[group], Mapping):
+                raise TypeError(f"{group} is {config[group]!r:.40}")
         return cls(
             model=config["model"],
             size=config["data"]["size"],
