@@ -37,6 +37,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         ("a: " + "[" * 5000, "cannot be read as YAML"),
         ("a: *nowhere\n", "cannot be read as YAML"),
         ("\udcff", "cannot be read as YAML"),
+        ("\n# @package_global_\na: 1\n", "begins with '# @package_global_'"),
+        ("# @package _global_\n# @package a b\n", "begins with '# @package a b'"),
     ],
 )
 def test_configuration_files_without_end_are_refused(tmp_path: Path, text: str, says: str) -> None:

@@ -19,6 +19,8 @@ from maskvos.errors import UserError
 
 _CONFIG_DIR = ("--config-d", "--config_d")
 _LARGEST = 100_000  # values of a configuration file
+# A line "# @key value", after others of this form, that has not two words.
+_WRONG_HEAD = re.compile(r"\s*(?:#\s*@\S+ +\S+ *\n\s*)*(#\s*@(?!\S+ +\S+ *$).*)", re.MULTILINE)
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
@@ -55,7 +57,7 @@ def check_files(arguments: Sequence[str]) -> None:
         arguments: What was typed after the command.
 
     Raises:
-        UserError: A file is not YAML, or too large with its aliases (``*name``) expanded.
+        UserError: A file is not YAML, or too large with its aliases (``*name``) expanded, or has a wrong head.
     """
     typed = [part for argument in arguments for part in argument.split("=", 1)]
     folders = [
@@ -66,11 +68,14 @@ def check_files(arguments: Sequence[str]) -> None:
             try:
                 if not path.is_file():
                     raise OSError("not a file")
-                size = _expanded(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), {})
+                text = path.read_text(encoding="utf-8")
+                size = _expanded(yaml.compose(text, yaml.SafeLoader), {})
             except (OSError, UnicodeError, yaml.YAMLError, RecursionError) as error:
                 raise UserError(f"{path} cannot be read as YAML ({error}); fix or remove it") from error
             if size > _LARGEST:
                 raise UserError(f"{path} has {size:.3g} values with its aliases (*name) expanded; write out fewer")
+            if head := _WRONG_HEAD.match(text):
+                raise UserError(f"{path} begins with '{head[1]}', which Hydra refuses; write '# @package _global_'")
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
