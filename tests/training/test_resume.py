@@ -19,9 +19,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader
 
+from maskvos.data.dataset import FrameDataset
 from maskvos.errors import UserError
 from maskvos.run import compose, run
 from maskvos.training.resume import AtomicCheckpoints, changed_settings
+from maskvos.types import Sample
 from maskvos.weights.config import find_checkpoint
 
 # Dropout draws random numbers in every step; the loss of every step is in the table.
@@ -106,6 +108,29 @@ def test_an_interrupted_training_resumes_exactly(
         run(small(data, tmp_path / "cut", *(f"+callbacks.stop.{option}" for option in stop)))
     assert caught.value.code == 128 + number
     assert load(tmp_path / "cut")["global_step"] < STEPS
+    run(small(data, tmp_path / "rest", "ckpt_path=last", "name=."))
+    assert_resumes_as(whole, tmp_path / "rest")
+
+
+def test_a_signal_while_samples_are_read_waits_for_the_batch(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception from a signal could be lost there, as in the callbacks of a fork, or leave a library undone."""
+    read, ended = FrameDataset.__getitem__, []
+
+    def interrupted(dataset: FrameDataset, key: int | tuple[int, int]) -> Sample:
+        if isinstance(key, tuple) and key[0] == 1 and not ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # until it has arrived
+            ended.append(key)
+        return read(dataset, key)
+
+    monkeypatch.setattr(FrameDataset, "__getitem__", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        run(small(data, tmp_path / "cut"))
+    assert caught.value.code == 143
+    assert ended  # the sample was read
+    assert load(tmp_path / "cut")["global_step"] == STEPS / 3
     run(small(data, tmp_path / "rest", "ckpt_path=last", "name=."))
     assert_resumes_as(whole, tmp_path / "rest")
 

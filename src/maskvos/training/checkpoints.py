@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -106,9 +106,10 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` after every epoch, on interruption, and optionally within epochs.
 
-    Ctrl-C takes effect at the end of the current step, so that the training can be resumed exactly; a second Ctrl-C
-    takes effect immediately, and saves nothing. SIGTERM, which clusters send, is handled in the same way, with exit
-    status 143; in trainings of several processes Lightning handles it.
+    Ctrl-C takes effect at the end of the current step or validation batch, so that the training can be resumed exactly
+    and no library is interrupted where it must not be; a second Ctrl-C takes effect immediately, and saves nothing.
+    SIGTERM, which clusters send, is handled in the same way, with exit status 143; in trainings of several processes
+    Lightning handles it.
 
     Args:
         dirpath: Folder of the checkpoints.
@@ -141,18 +142,32 @@ class LastCheckpoint(Checkpoint):
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         again, self._signal = self._signal is not None, number
-        if again or not self._within_step:
-            self._stop(number)
+        if again:
+            self._stop_if_asked()
 
-    def _stop(self, number: int) -> NoReturn:
-        if number == signal.SIGINT:
+    def _stop_if_asked(self) -> None:
+        if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if a signal has asked for it."""
+        self._stop_if_asked()
+
+    def on_validation_batch_start(self, *given: Any) -> None:
+        """Stop if a signal has asked for it."""
+        self._stop_if_asked()
+
+    def on_validation_batch_end(self, *given: Any) -> None:
+        """Stop if a signal has asked for it."""
+        self._stop_if_asked()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Mark the start of a step."""
+        """Stop if a signal has asked for it, else mark the start of a step."""
+        self._stop_if_asked()
         self._within_step, self._begun = True, trainer.global_step
 
     def on_train_batch_end(
@@ -160,8 +175,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save if due, except during gradient accumulation and before the end of the epoch, which saves itself."""
         self._within_step = False
-        if self._signal is not None:
-            self._stop(self._signal)
+        self._stop_if_asked()
         if trainer.global_step == self._step or trainer.is_last_batch:
             return
         self._step = trainer.global_step
@@ -173,8 +187,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save after an epoch, including its validation."""
+        """Save after an epoch, including its validation; stop if a signal has asked for it."""
         self._save(trainer)
+        self._stop_if_asked()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save an interrupted training if it has advanced since the last checkpoint, unless within a step."""
