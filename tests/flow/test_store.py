@@ -238,6 +238,8 @@ def test_joining_shares_the_cache(make_video: MakeVideo, tmp_path: Path) -> None
         FlowStore().joining("backward")
     with pytest.raises(UserError, match="settings without an estimator"):
         FlowStore({"max_size": 448})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"flow\.estimator=3: "):
+        FlowStore(3)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="backwards"):
         store.joining("backwards")
 

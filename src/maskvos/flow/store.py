@@ -77,10 +77,10 @@ class FlowStore:
         max_flow: float = 1.0,
     ) -> None:
         check_settings({"direction": direction, "gap": gap, "format": format, "max_flow": max_flow}, "flow")
-        if isinstance(estimator, Mapping):
+        if not isinstance(estimator, FlowEstimator | None):
             raise UserError(
-                f"flow.estimator={dict(estimator)}: settings without an estimator; with precomputed flow leave them "
-                "out (flow.estimator=null), or choose an estimator (flow=dis)"
+                f"flow.estimator={estimator}: settings without an estimator; with precomputed flow leave them out "
+                "(flow.estimator=null), or choose an estimator (flow=dis)"
             )
         if estimator is None and cache is not None:
             raise UserError(
