@@ -110,12 +110,12 @@ def test_results_of_other_weights_or_thresholds_are_not_mixed(clip: Clip, tmp_pa
     assert maskvos.segment(tmp_path / "clip", tmp_path / "out", **options)["predict/frames"] == 1
     assert maskvos.segment(tmp_path / "clip", tmp_path / "out", **options)["predict/skipped"] == 1
     other = maskvos.load(threshold=0.05)
-    with pytest.raises(UserError, match="another threshold"):
+    with pytest.raises(UserError, match=r"with threshold=0\.5, which is 0\.05 now"):
         maskvos.segment(tmp_path / "clip", tmp_path / "out", model=other, **options)
     other = maskvos.load()
     other.settings["weights"] = "others"
     assert maskvos.load().settings["weights"] != "others"
-    with pytest.raises(UserError, match="another weights"):
+    with pytest.raises(UserError, match="with weights="):
         maskvos.segment(tmp_path / "clip", tmp_path / "out", model=other, **options)
 
 

@@ -96,7 +96,7 @@ def load(
             "a checkpoint"
         )
     engine = _engine(bundled.exported(path) or path, path, chosen, device, precision, config)
-    if path.suffix in SUFFIXES:
+    if bundled.find(path.stem) != path:
         check_engine(engine, path, config.size, [1] if engine.workers > 1 else [1, 2])
     settings: dict[str, Any] = {
         "model": config.model,

@@ -171,7 +171,7 @@ def _openvino() -> Any:
 
 
 def check_engine(engine: Engine, path: Path, size: Sequence[int], batches: Sequence[int]) -> None:
-    """Try an exported network on grey images without motion, before it is relied upon.
+    """Try a network from a file on grey images without motion, before it is relied upon.
 
     Args:
         engine: Runs the network.
@@ -197,8 +197,8 @@ def check_engine(engine: Engine, path: Path, size: Sequence[int], batches: Seque
                 f"gives {logits.shape}" if logits.shape != (batch, 1, *size) else "gives values that are not finite"
             )
         raise UserError(
-            f"exported network: '{path}' {reason} for a batch of {batch} at {tuple(size)} (height, width); export it "
-            "again with task=export, or give another data.size"
+            f"network: '{path}' {reason} for a batch of {batch} at {tuple(size)} (height, width); give another file "
+            "(task=export makes an exported one), or another data.size"
         )
 
 
