@@ -182,7 +182,7 @@ def test_another_background_is_not_mixed_with_the_first(tmp_path: Path) -> None:
     fakes.write_frame(beach, 5)
     os.utime(beach, ns=(1, 1))
     for other in (beach, "blur"):
-        with pytest.raises(UserError, match="another background"):
+        with pytest.raises(UserError, match="with background="):
             predict(tmp_path / "a", tmp_path / "out", kinds=["background"], background=other)
 
 
