@@ -19,8 +19,8 @@ from maskvos.errors import UserError
 
 _CONFIG_DIR = ("--config-d", "--config_d")
 _LARGEST = 100_000  # values of a configuration file
-# A line "# @key value", after others of this form, that has not two words.
-_WRONG_HEAD = re.compile(r"\s*(?:#\s*@\S+ +\S+ *\n\s*)*(#\s*@(?!\S+ +\S+ *$).*)", re.MULTILINE)
+# A directive of Hydra, "# @key value", that has not two words; it may follow valid ones.
+_WRONG_DIRECTIVE = re.compile(r"\s*(?:#\s*@\S+ +\S+ *\n\s*)*(#\s*@(?!\S+ +\S+ *$).*)", re.MULTILINE)
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def check_files(arguments: Sequence[str]) -> None:
         arguments: What was typed after the command.
 
     Raises:
-        UserError: A file is not YAML, or too large with its aliases (``*name``) expanded, or has a wrong head.
+        UserError: A file is not YAML, or too large with its aliases (``*name``) expanded, or has a wrong directive.
     """
     typed = [part for argument in arguments for part in argument.split("=", 1)]
     folders = [
@@ -74,8 +74,8 @@ def check_files(arguments: Sequence[str]) -> None:
                 raise UserError(f"{path} cannot be read as YAML ({error}); fix or remove it") from error
             if size > _LARGEST:
                 raise UserError(f"{path} has {size:.3g} values with its aliases (*name) expanded; write out fewer")
-            if head := _WRONG_HEAD.match(text):
-                raise UserError(f"{path} begins with '{head[1]}', which Hydra refuses; write '# @package _global_'")
+            if wrong := _WRONG_DIRECTIVE.match(text):
+                raise UserError(f"{path} begins with '{wrong[1]}', which Hydra refuses; write '# @package _global_'")
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:

@@ -49,12 +49,12 @@ class InferenceConfig:
         """Pick what inference needs from a resolved configuration of the current version.
 
         Raises:
-            TypeError: A group of settings is none.
+            TypeError: A group of settings is not a mapping.
             KeyError: A setting is missing.
         """
         for group in ("model", "data", "flow", "tta"):
             if not isinstance(config[group], Mapping):
-                raise TypeError(f"{group} is {config[group]!r:.40}")
+                raise TypeError(f"{group} is not a mapping, but {config[group]!r:.40}")
         return cls(
             model=config["model"],
             size=config["data"]["size"],
