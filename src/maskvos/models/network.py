@@ -16,10 +16,11 @@ from maskvos.models.folding import FoldedHead, fold_batch_norms
 from maskvos.models.fusion import Fusion
 from maskvos.models.head import MapProjections, SegFormerHead
 from maskvos.models.inputs import InputEncoder
-from maskvos.models.layers import crop
+from maskvos.models.layers import crop, resize
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
 _INITS = ("default", "original")
+_SURE = math.log(0.99 / 0.01)
 
 
 class MaskVOS(nn.Module):
@@ -35,6 +36,8 @@ class MaskVOS(nn.Module):
         head: From four scales to one logit per pixel.
         inputs: Input preprocessing.
         shared: Use the appearance encoder for both streams.
+        saliency: From images (B, 3, H, W) in [0, 1] to logits (B, 1, h, w) of the salient object, which `segment`
+            averages with those of the network, except in training.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class MaskVOS(nn.Module):
         head: SegFormerHead,
         inputs: InputEncoder,
         shared: bool = False,
+        saliency: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
@@ -59,6 +63,7 @@ class MaskVOS(nn.Module):
         self.projections: nn.Module = projections
         self.head: nn.Module = head
         self.shared = shared
+        self.saliency = saliency
 
     def forward(self, rgb: Tensor, flow_rgb: Tensor) -> Tensor:
         """Segment preprocessed inputs.
@@ -96,8 +101,12 @@ class MaskVOS(nn.Module):
             union ``log(mean(exp(masks)))`` of its query masks, which is parameter-free and foreground wherever one
             query is.
         """
-        rgb, flow_rgb = self.inputs(rgb, flow, motion)
-        logits, auxiliary = self._decode(rgb, flow_rgb, aux)
+        appearance, flow_rgb = self.inputs(rgb, flow, motion)
+        logits, auxiliary = self._decode(appearance, flow_rgb, aux)
+        if self.saliency is not None and not self.training:
+            salient = resize(self.saliency(rgb).to(logits.dtype), logits.shape[-2:])
+            # Limited, so that neither outvotes the other where it is very sure.
+            logits = (logits.clamp(-_SURE, _SURE) + salient.clamp(-_SURE, _SURE)) / 2
         return (logits, auxiliary) if aux else logits
 
     def fold(self) -> MaskVOS:
@@ -152,6 +161,7 @@ def build_network(
     inputs: InputEncoder | None = None,
     shared: bool = False,
     init: str = "default",
+    saliency: nn.Module | None = None,
 ) -> MaskVOS:
     """Build a network from its parts, passing the channels of each part to the next.
 
@@ -166,6 +176,7 @@ def build_network(
         shared: Use the appearance encoder for both streams.
         init: ``"default"``, or ``"original"``: initialise all convolutions from N(0, 0.01) with zero bias, as the
             original does (pretrained encoders keep their weights).
+        saliency: See `MaskVOS`.
 
     Returns:
         The network, in training mode.
@@ -202,6 +213,7 @@ def build_network(
         head=head(in_channels=stream_fusion.channels),
         inputs=inputs if inputs is not None else InputEncoder(),
         shared=shared,
+        saliency=saliency,
     )
     if init == "original":
         _original_init(network)
@@ -215,6 +227,7 @@ def _original_init(network: MaskVOS) -> None:
         if encoder is not None and encoder.pretrained
         for module in encoder.modules()
     }
+    pretrained |= {id(module) for module in network.saliency.modules()} if network.saliency is not None else set()
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in pretrained:
             nn.init.normal_(module.weight, std=0.01)

@@ -149,6 +149,7 @@ RULES: dict[str, Rule] = {
     # ---------------------------------------------------------------- network
     "**encoder.pretrained": either(FLAG, TEXT),
     "backbone.pretrained": either(FLAG, TEXT),
+    "model.saliency.pretrained": either(FLAG, TEXT),
     "**.drop_path": number(0, 1, ")"),
     "**.dropout": number(0, 1, ")"),
     "**.channels": either(COUNT, several(COUNT, least=1)),

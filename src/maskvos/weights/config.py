@@ -94,13 +94,13 @@ class InferenceConfig:
 
 
 def without_pretrained(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's configuration with encoders that fetch no pretrained weights, since a checkpoint brings its own."""
-    encoders = {
+    """A model's configuration with parts that fetch no pretrained weights, since a checkpoint brings its own."""
+    parts = {
         name: {**model[name], "pretrained": False}
-        for name in ("rgb_encoder", "flow_encoder")
+        for name in ("rgb_encoder", "flow_encoder", "saliency")
         if isinstance(model.get(name), Mapping) and "pretrained" in model[name]
     }
-    return {**model, **encoders}
+    return {**model, **parts}
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
