@@ -25,6 +25,8 @@ from maskvos.build import build
 from maskvos.errors import UserError
 from maskvos.media.images import read_image
 from maskvos.media.video import VideoWriter, read_video
+from maskvos.models.saliency import U2NetP
+from maskvos.models.state_dict import read_checkpoint
 from maskvos.run import compose, run
 from maskvos.tasks.lightning import build_trainer
 from maskvos.weights.exported import suffix_of
@@ -333,6 +335,21 @@ def test_an_exported_file_carries_its_inference_settings(trained, export, file_f
 
 def test_trains_without_a_logger(data: Path, tmp_path: Path) -> None:
     assert "val/jf" in run(smoke(data, tmp_path, "logger=none", "trainer.max_epochs=1"))
+
+
+def test_a_network_for_salient_objects_needs_weights(data: Path, tmp_path: Path) -> None:
+    settings = ("model/saliency=u2netp", "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    with pytest.raises(UserError, match=r"model\.saliency\.pretrained=false: .*give the path of u2netp\.onnx"):
+        run(smoke(data, tmp_path / "random", *settings))
+    torch.save(U2NetP().state_dict(), tmp_path / "u2netp.pth")
+    first = smoke(data, tmp_path / "first", *settings, f"model.saliency.pretrained={tmp_path / 'u2netp.pth'}")
+    run(first)
+    second = smoke(data, tmp_path / "second", *settings, f"init_from={checkpoint(first)}")
+    run(second)
+    before, after = (read_checkpoint(checkpoint(cfg))["state_dict"] for cfg in (first, second))
+    names = [name for name in before if ".saliency." in name]
+    assert names
+    assert all(torch.equal(before[name], after[name]) for name in names)
 
 
 def test_init_from_takes_the_weights_and_starts_at_the_first_epoch(trained, data: Path, tmp_path: Path) -> None:

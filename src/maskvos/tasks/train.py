@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from maskvos.errors import UserError
+from maskvos.models.network import MaskVOS
 from maskvos.models.state_dict import read_checkpoint
 from maskvos.tasks.common import plain
 from maskvos.tasks.lightning import build_data, build_module, build_trainer, metrics_of
@@ -43,9 +44,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.ckpt_path is not None:
         resumed = read_resumable(Path(cfg.ckpt_path), plain(cfg))
         load_weights(module.network, resumed, cfg.ckpt_path)
-    elif cfg.init_from is not None:
-        for line in load_weights(module.network, read_checkpoint(cfg.init_from), cfg.init_from, strict=False):
-            log.warning("init_from: %s", line)
+    else:
+        _initialise(module.network, cfg)
     trainer = build_trainer(cfg, [EMA(cfg.train.ema)] if cfg.train.ema else [], resumed.get(WANDB_ID))
     for logger in trainer.loggers:
         if isinstance(logger, CsvLogger) and resumed:
@@ -63,6 +63,25 @@ def run(cfg: DictConfig) -> dict[str, float]:
             raise
         raise cannot_restore(cfg.ckpt_path, repr(error)) from error
     return _summarise(trainer, time.monotonic() - begin)
+
+
+def _initialise(network: MaskVOS, cfg: DictConfig) -> None:
+    """Load the weights of ``init_from``, if there are any.
+
+    Raises:
+        UserError: The network for salient objects, which is not trained, would have random weights.
+    """
+    skipped = ["saliency"]
+    if cfg.init_from is not None:
+        skipped = load_weights(network, read_checkpoint(cfg.init_from), cfg.init_from, strict=False)
+        for line in skipped:
+            log.warning("init_from: %s", line)
+    random = network.saliency is not None and cfg.model.saliency.get("pretrained") is False
+    if random and any(line.startswith("saliency") for line in skipped):
+        raise UserError(
+            "model.saliency.pretrained=false: training leaves this network as it is, with random weights; give the "
+            "path of u2netp.onnx, or init_from a checkpoint that has them, such as light_raft"
+        )
 
 
 def _interrupted(error: BaseException | None) -> int | str | None:
