@@ -1,12 +1,14 @@
-"""Reproduce the bundled weights: eleven trainings, each initialised with the weights of the previous one.
+r"""Reproduce the bundled weights: twelve trainings, each initialised with the weights of the previous one.
 
-    python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --output release
+    python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --raft raft-small.pth \
+        --saliency u2netp.onnx --output release
     python scripts/release_light.py ... trainer.precision=32-true      # any override
 
 The data folder holds ``DAVIS`` (see compact_davis.py) and ``images`` (see conf/data/davis_pictures.yaml). The first six
 trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and five more
-follow with animated pictures. To resume, run the command again: finished trainings are skipped, and an interrupted one
-resumes from its checkpoint. About nine hours on two cores. The released weights were trained like this, except that
+follow with animated pictures: these are ``light`` and, with U2-Net-p, ``light_saliency``. The twelfth, with flow by
+RAFT, makes ``light_raft`` of them. To resume, run the command again: finished trainings are skipped, and an interrupted
+one resumes from its checkpoint. About ten hours on two cores. The released weights were trained like this, except that
 the third training was stopped at step 4,869 of 5,400.
 """
 
@@ -22,9 +24,12 @@ from typing import Any
 import torch
 
 from maskvos import __version__
+from maskvos.build import build
 from maskvos.environment import git_commit
 from maskvos.errors import UserError
 from maskvos.models.state_dict import read_checkpoint, tensors_of
+from maskvos.run import compose
+from maskvos.tasks.common import plain
 from maskvos.weights import bundled
 from maskvos.weights.checkpoint import load_network
 from maskvos.weights.config import InferenceConfig, read_config
@@ -69,7 +74,17 @@ PICTURES = {
     "11": ["trainer.max_steps=2400", "train.ema=0.998", "seed=5", *_ALL_SEQUENCES],
 }
 """Trainings with the pretrained encoder (experiment=light): number to overrides."""
-TRAININGS = {**SCRATCH, **PICTURES}
+RAFT = {
+    "12": [
+        *("trainer.max_steps=2000", "train.ema=0.998", "seed=6", *_ALL_SEQUENCES),
+        # Flow takes most of the time, and pictures need it for frames that are seen once: fewer of them.
+        *("data.train.parts.2.clips=1", "data.weights.DAVIS-2016=3", "data.weights.narrow=0.5"),
+    ]
+}
+"""Trainings with flow by RAFT (experiment=light_raft): number to overrides."""
+TRAININGS = {**SCRATCH, **PICTURES, **RAFT}
+RELEASED = {"light": "11", "light_saliency": "11", "light_raft": "12"}
+"""The training whose weights are released under a name, which is that of an experiment."""
 
 
 def command(number: str, options: argparse.Namespace) -> list[str]:
@@ -78,8 +93,12 @@ def command(number: str, options: argparse.Namespace) -> list[str]:
     settings = [f"paths.data={options.data}", f"hydra.run.dir={run}", "data.test=null", "trainer.precision=bf16-mixed"]
     if number in SCRATCH:
         settings += ["+experiment=light_scratch", f"flow.cache={options.output}/flow"]
-    else:
+    elif number in PICTURES:
         settings += ["+experiment=light", f"backbone.pretrained={options.encoder}", *_FROZEN]
+    else:
+        settings += ["+experiment=light_raft", f"backbone.pretrained={options.encoder}", *_FROZEN]
+        settings += [f"model.saliency.pretrained={options.saliency}", f"flow.cache={options.output}/flow_raft"]
+        settings += [f"flow.estimator.weights={options.raft}", "flow.estimator.precision=bf16-mixed"]
     settings += [*TRAININGS[number], *options.settings]
     if (run / "checkpoints/last.ckpt").is_file():
         return [*settings, "ckpt_path=last"]
@@ -96,14 +115,27 @@ def run(arguments: list[str]) -> None:
         sys.exit(process.returncode)
 
 
+def add_saliency(checkpoint: dict[str, Any], name: str, path: Path) -> None:
+    """Add U2-Net-p to the checkpoint of a training without, and what an experiment says of the use of both."""
+    experiment = plain(compose([f"+experiment={name}", f"model.saliency.pretrained={path}"]))
+    config = checkpoint["maskvos"]["config"]
+    config["model"]["saliency"] = experiment["model"]["saliency"]
+    config |= {key: experiment[key] for key in ("name", "tta")}
+    weights = build(experiment["model"]["saliency"], "model.saliency").state_dict()
+    checkpoint["state_dict"] |= {f"network.saliency.{key}": value for key, value in weights.items()}
+
+
 def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
     """Write the network of a checkpoint in the format of the bundled weights, with metadata about its training."""
+    config = checkpoint["maskvos"]["config"]
+    if "weights" in config["flow"]["estimator"]:  # a user's are elsewhere
+        config["flow"]["estimator"] |= {"weights": "default", "precision": "32-true"}
     metadata = {
         "version": __version__,
         "commit": str(git_commit()),
         "command": shlex.join(["python", *sys.argv]),
         "torch": torch.__version__,
-        "config": checkpoint["maskvos"]["config"],
+        "config": config,
         "steps": checkpoint["global_step"],
     }
     tensors = {key.removeprefix("network."): value for key, value in tensors_of(checkpoint, str(path)).items()}
@@ -115,6 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that contains DAVIS/ and images/")
     parser.add_argument("--encoder", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite0 (.pth)")
+    parser.add_argument("--raft", type=Path, required=True, help="weights of RAFT-small (.pth)")
+    parser.add_argument("--saliency", type=Path, required=True, help="weights of U2-Net-p (u2netp.onnx)")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs, flow cache and weights")
     options, options.settings = parser.parse_known_args()
     for number in TRAININGS:
@@ -128,13 +162,16 @@ def main() -> None:
             run([script, str(trained), str(start), "--images", str(options.data), *encoder])
         run(["-m", "maskvos.run", *command(number, options)])
         done.touch()
-    checkpoint = read_checkpoint(options.output / list(TRAININGS)[-1] / "checkpoints/last.ckpt")
-    path = options.output / "light.safetensors"
-    write_weights(checkpoint, path)
-    config = InferenceConfig.from_config(read_config(path) or {})
-    network = load_network(path, config.model)
-    exported = export(network, path.with_suffix(".onnx"), config=config.to_config(), half=True)
-    print(f"weights of step {checkpoint['global_step']}: {path}, {exported}")
+    for name, number in RELEASED.items():
+        checkpoint = read_checkpoint(options.output / number / "checkpoints/last.ckpt")
+        if name == "light_saliency":
+            add_saliency(checkpoint, name, options.saliency)
+        path = options.output / f"{name}.safetensors"
+        write_weights(checkpoint, path)
+        config = InferenceConfig.from_config(read_config(path) or {})
+        network = load_network(path, config.model)
+        exported = export(network, path.with_suffix(".onnx"), config=config.to_config(), half=True)
+        print(f"weights of step {checkpoint['global_step']}: {path}, {exported}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ _WIDE_COLOURS = {"brightness": "[0.7,1.3]", "contrast": "[0.7,1.3]", "saturation
 _WIDE = {"area": "[0.01,0.5]", "speed": "[0.002,0.06]", "distractors": 6, "follow": 0.6, "occluders": 0.4, "stop": 0.3}
 _WIDE |= {"leave": 0.15, "camouflage": 0.3, "shadow": 0.5, "ripple": 0.3}
 _RAFT = "flow by RAFT-small"
+_SALIENCY = "larger input, averaged with U2-Net-p"
 _FINE = {"finest_scale": 0, "patch_stride": 5, "refinements": 10, "smoothness": 60}
 _PAIRS = ",".join(
     f"{{direction: {direction}, gap: {gap}}}"
@@ -81,6 +82,7 @@ IMAGENET = {
     "no procedural clips": ["data.weights.synthetic=0"],
     "nothing pasted": ["data.paste=0"],
     "larger input": ["data.size=[192,352]"],
+    _SALIENCY: ["data.size=[192,352]", "model/saliency=u2netp"],
     _RAFT: ["flow=raft_small", "flow.estimator.max_size=448", "flow.estimator.updates=6"],
 }
 """The same of ``experiment=light``, which starts from ImageNet weights."""
@@ -200,13 +202,18 @@ def main() -> None:
     parser.add_argument("--encoder", default="true", help="EfficientNet-Lite0's weights, for --experiment light")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *IMAGENET], help="default: all of the experiment")
     parser.add_argument("--raft", default="default", help="file of RAFT-small's weights, for its variant")
+    parser.add_argument("--saliency", default="false", help="U2-Net-p's weights (u2netp.onnx), for its variant")
     parser.add_argument("--speed", action="store_true", help="also measure frames/s; needs an idle machine")
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     variants, base = VARIANTS, [f"+experiment={options.experiment}"]
     if options.experiment == "light":
         variants, base = IMAGENET, [*base, *FROZEN, f"backbone.pretrained={options.encoder}"]
-    variants = variants | {_RAFT: [*variants[_RAFT], f"flow.estimator.weights={options.raft}"]}
+    files = {
+        _RAFT: f"flow.estimator.weights={options.raft}",
+        _SALIENCY: f"model.saliency.pretrained={options.saliency}",
+    }
+    variants = variants | {name: [*variants[name], file] for name, file in files.items() if name in variants}
     for fold in options.folds:
         train_names, held = sequences(options.davis, fold)
         file = options.output / f"fold{fold}.json"

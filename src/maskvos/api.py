@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ def load(
     config: InferenceConfig | None = None,
     batch_size: int | None = None,
     fill_gaps: int | None = None,
+    raft: str | Path | None = None,
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -70,13 +72,15 @@ def load(
             take single frames, several at the same time.
         fill_gaps: Fill parts of the object that vanish for up to so many frames; frames come that much later. None: 2,
             but 0 in live sources and streams of arrays, whose frames come without delay.
+        raft: File with RAFT's weights, for models that use its flow (``light_raft``). None: torchvision's, which are
+            downloaded once.
 
     Returns:
         The segmenter.
 
     Raises:
         UserError: The file is missing or damaged, holds no configuration, asks for classes that are not trusted, or
-            does not fit the backend; or the device is not present.
+            does not fit the backend; or the device, or RAFT's weights, are not present.
 
     Example:
         >>> model = maskvos.load("light", device="cpu")
@@ -89,7 +93,7 @@ def load(
     chosen = _backend(path, backend, device, precision)
     trust = [trust] if isinstance(trust, str) else trust
     check_trusted(path, chosen, trust)
-    config = config or _read_config(path, trust)
+    config = _with_raft(config or _read_config(path, trust), raft, path)
     if chosen in ("onnx", *PROGRAMS) and PRECISIONS[precision] is not None:
         raise UserError(
             f"trainer.precision={precision}: {chosen} computes in float32; leave it out, or choose backend=openvino or "
@@ -98,6 +102,9 @@ def load(
     engine = _engine(bundled.exported(path) or path, path, chosen, device, precision, config)
     if bundled.find(path.stem) != path:
         check_engine(engine, path, config.size, [1] if engine.workers > 1 else [1, 2])
+    store = build(config.flow, "flow")
+    if store.estimator is not None and store.cache is None:
+        store.estimator.prepare()
     settings: dict[str, Any] = {
         "model": config.model,
         "backend": chosen,
@@ -109,7 +116,7 @@ def load(
     return Segmenter(
         engine,
         config.size,
-        build(config.flow, "flow"),
+        store,
         TTA(**config.tta),
         config.motion_as_option,
         config.batch_size if batch_size is None else batch_size,
@@ -175,6 +182,16 @@ def _read_config(path: Path, trust: Sequence[str]) -> InferenceConfig:
             "`python -m maskvos.run task=predict flow=dis`, which computes it, or give a config with an estimator"
         )
     return config
+
+
+def _with_raft(config: InferenceConfig, raft: str | Path | None, path: Path) -> InferenceConfig:
+    """The configuration with RAFT's weights from a file, if one is given."""
+    if raft is None:
+        return config
+    estimator = config.flow["estimator"]
+    if "weights" not in estimator:
+        raise UserError(f"raft={raft}: {path.name} was trained with flow of another kind; leave it out")
+    return replace(config, flow={**config.flow, "estimator": {**estimator, "weights": str(raft)}})
 
 
 def segment(

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.models.optical_flow import raft_small
 
 import fakes
 from maskvos.build import build
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
+from maskvos.models.saliency import U2NetP
 from maskvos.run import compose
 from maskvos.synthetic.style import Style
 
@@ -51,19 +53,21 @@ def call(script: str, *options: str | Path) -> str:
 def test_settings_of_the_released_trainings_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     release = importlib.import_module("release_light")
-    options = argparse.Namespace(
-        output=Path("out"), data=Path("data"), encoder=Path("x.pth"), settings=["data.batch_size=2"]
-    )
+    files = {name: Path(f"{name}.pth") for name in ("encoder", "raft", "saliency")}
+    options = argparse.Namespace(output=Path("out"), data=Path("data"), settings=["data.batch_size=2"], **files)
     composed = [compose(release.command(number, options)) for number in release.TRAININGS]
-    before = [f"out/{number}/checkpoints/last.ckpt" for number in range(1, 11)]
+    before = [f"out/{number}/checkpoints/last.ckpt" for number in range(1, 12)]
     starts = [None, *before[:5], "out/start.ckpt", *before[6:]]
     assert [cfg.init_from for cfg in composed] == starts
     assert all(cfg.data.batch_size == 2 for cfg in composed)
-    # The last training has the settings of the experiment, which are stored with the weights.
-    own = compose(["+experiment=light"])
-    last = composed[-1]
-    assert (last.augment, last.flow, last.optim.lr) == (own.augment, own.flow, own.optim.lr)
-    assert last.data.size == own.data.size
+    # Released trainings have the settings of their experiments, which are stored with the weights.
+    trained = dict(zip(release.TRAININGS, composed, strict=True))
+    for name, number in release.RELEASED.items():
+        if name == "light_saliency":  # not trained
+            continue
+        own, cfg = compose([f"+experiment={name}"]), trained[number]
+        assert (cfg.name, cfg.augment, cfg.tta, cfg.optim.lr) == (name, own.augment, own.tta, own.optim.lr)
+        assert (cfg.data.size, cfg.flow.estimator.max_size) == (own.data.size, own.flow.estimator.max_size)
 
 
 @pytest.mark.slow
@@ -111,12 +115,21 @@ def test_replacing_an_encoder_needs_concatenation(tmp_path: Path, monkeypatch: p
 @pytest.mark.slow
 def test_released_trainings_run_in_sequence_and_finished_ones_are_skipped(tmp_path: Path) -> None:
     fakes.write_davis_pictures(tmp_path)
-    torch.save(Tiny().state_dict(), tmp_path / "encoder.pth")
+    networks = {"encoder": Tiny(), "raft": raft_small(), "saliency": U2NetP()}
+    files: list[str | Path] = []
+    for name, network in networks.items():
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+        files += [f"--{name}", tmp_path / f"{name}.pth"]
     few = ("trainer.max_steps=2", "trainer.max_epochs=-1", "++trainer.val_check_interval=1", "data.flow_pairs=null")
-    options = ("--data", tmp_path, "--encoder", tmp_path / "encoder.pth", "--output", tmp_path / "out", *few)
+    options = ("--data", tmp_path, *files, "--output", tmp_path / "out", *few)
     assert "weights of step" in call("release_light.py", *options)
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "out/light.safetensors").values())
+    for name in ("light", "light_saliency", "light_raft"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / f"out/{name}.safetensors").values())
+        saliency = load_file(tmp_path / f"out/{name}.safetensors").get("saliency.side.weight")
+        assert (saliency is None) == (name == "light")
+        if saliency is not None:
+            torch.testing.assert_close(saliency.float(), networks["saliency"].side.weight, atol=1e-3, rtol=1e-3)
     times = [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
-    assert len(times) == 9
+    assert len(times) == 12
     call("release_light.py", *options)
     assert times == [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.models.optical_flow import raft_small
 
 import maskvos
 from maskvos.data.datasets.davis import davis
@@ -81,18 +82,48 @@ def test_a_moving_object_is_found_without_naming_a_checkpoint(tmp_path: Path) ->
     assert segment(video.frames[0].image.parent, tmp_path / "out")["predict/skipped"] == 1
 
 
-def test_the_bundled_onnx_file_has_the_same_weights() -> None:
+@pytest.fixture(scope="module")
+def raft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of RAFT's weights, random ones."""
+    path = tmp_path_factory.mktemp("raft") / "raft.pth"
+    torch.manual_seed(0)
+    torch.save(raft_small().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", bundled.names())
+def test_the_bundled_onnx_file_has_the_same_weights(name: str, raft: Path) -> None:
     clip = generate_clip((5,), 3, (224, 384)).rgb
-    torch_masks = maskvos.load(device="cpu", backend="torch")(clip) > 0.5
-    exported = maskvos.load(device="cpu", backend="onnx")
+    weights = raft if name == "light_raft" else None
+    torch_masks = maskvos.load(name, device="cpu", backend="torch", raft=weights)(clip) > 0.5
+    exported = maskvos.load(name, device="cpu", backend="onnx", raft=weights)
     assert torch_masks.any()
     assert (torch_masks == (exported(clip) > 0.5)).mean() > 0.999
+
+
+def test_weights_of_raft_are_missed_before_the_work_starts(
+    raft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"flow\.estimator\.weights=.*lost\.pth: cannot be read"):
+        maskvos.load("light_raft", raft=tmp_path / "lost.pth")
+    with pytest.raises(UserError, match=r"raft=.*raft\.pth: light\.safetensors .* another kind; leave it out"):
+        maskvos.load("light", raft=raft)
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(UserError, match=r"could not be downloaded .*no network.*save that file as .*raft_small"):
+        maskvos.load("light_raft")
 
 
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("sequence", ["blackswan", "car-roundabout"])
-def test_the_object_of_real_unseen_videos_is_found(shared: Path, tmp_path: Path, sequence: str) -> None:
+@pytest.mark.parametrize("name", bundled.names())
+def test_the_object_of_real_unseen_videos_is_found(shared: Path, tmp_path: Path, name: str, sequence: str) -> None:
     (video,) = davis(shared / "data/DAVIS", "val", sequences=[sequence])
-    segment(video.frames[0].image.parent, tmp_path / "out")
+    model = maskvos.load(name, raft=shared / "weights/raft-small.pth" if name == "light_raft" else None)
+    maskvos.segment(video.frames[0].image.parent, tmp_path / "out", model=model, kinds=["masks"], progress=False)
     assert region(video, tmp_path / "out") > 0.5

@@ -109,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         help="put the object on blur, a colour (name, #RRGGBB, or auto), a picture or a movie; --kinds background",
     )
     add("--weights", default="light", metavar="FILE", help="bundled weights, a checkpoint or an exported network")
+    add(
+        "--raft",
+        metavar="FILE",
+        help="RAFT's weights, for --weights light_raft (default: torchvision's, downloaded once)",
+    )
     add("--threshold", type=float, default=0.5, metavar="P", help="object where the probability is greater (0.5)")
     add("--fill-gaps", type=int, metavar="N", help="fill what vanishes for up to N frames (2; in live sources 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -195,6 +200,7 @@ def _write(
             threshold=options.threshold,
             trust=options.trust,
             fill_gaps=options.fill_gaps,
+            raft=options.raft,
         )
         existing = "overwrite" if options.overwrite else "resume"
         failures, written = [], []

@@ -152,8 +152,10 @@ class RAFT(FlowEstimator):
             try:
                 return dict(default.get_state_dict(progress=False, check_hash=True))
             except (OSError, RuntimeError) as error:
+                place = Path(torch.hub.get_dir(), "checkpoints", Path(default.url).name)
                 raise UserError(
-                    f"RAFT {self.variant}: its weights could not be downloaded from {default.url} ({error}); {_REMEDY}"
+                    f"RAFT {self.variant}: its weights could not be downloaded from {default.url} ({error}); save that "
+                    f"file as {place}, or {_REMEDY}"
                 ) from error
         try:
             state = torch.load(self.weights, map_location="cpu", weights_only=True)
