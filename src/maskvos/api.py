@@ -175,7 +175,10 @@ def _read_config(path: Path, trust: Sequence[str]) -> InferenceConfig:
             f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
             "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
         )
-    config = InferenceConfig.from_config(found).check(str(path), trust)
+    config = InferenceConfig.from_config(found)
+    if str((config.flow.get("estimator") or {}).get("_target_")).endswith(".RAFT"):
+        require("torchvision", f"{path.name}, whose flow is RAFT's")
+    config = config.check(str(path), trust)
     if config.flow.get("estimator") is None:
         raise UserError(
             f"{path} was trained with precomputed flow, which new videos do not have; use "

@@ -101,6 +101,12 @@ def test_the_bundled_onnx_file_has_the_same_weights(name: str, raft: Path) -> No
     assert (torch_masks == (exported(clip) > 0.5)).mean() > 0.999
 
 
+def test_flow_by_raft_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskvos.errors.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"light_raft\.safetensors, whose flow is RAFT's: .*pip install torchvision"):
+        maskvos.load("light_raft")
+
+
 def test_weights_of_raft_are_missed_before_the_work_starts(
     raft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
