@@ -182,3 +182,8 @@ def photometric_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray) -
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     warped = cv2.remap(second, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return float(np.abs(warped.astype(np.float32) - first.astype(np.float32)).mean())
+
+
+def test_a_device_is_not_read_for_weights() -> None:
+    with pytest.raises(UserError, match=r"flow\.estimator\.weights=/dev/zero: cannot be read \(not a file\)"):
+        RAFT("small", "/dev/zero")

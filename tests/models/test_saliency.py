@@ -70,6 +70,11 @@ class TestU2NetP:
         with pytest.raises(UserError, match=r"model\.saliency\.pretrained=.*u2netp\.onnx: cannot be read"):
             U2NetP(path)
 
+    def test_a_device_is_not_read(self, tmp_path: Path) -> None:
+        (tmp_path / "u2netp.onnx").symlink_to("/dev/zero")
+        with pytest.raises(UserError, match="not a file"):
+            U2NetP(tmp_path / "u2netp.onnx")
+
     def test_nothing_is_downloaded(self) -> None:
         with pytest.raises(UserError, match=r"pretrained=true.*not downloaded; give u2netp\.onnx"):
             U2NetP(True)

@@ -19,6 +19,7 @@ from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weigh
 
 from maskvos.errors import UserError
 from maskvos.flow.base import FlowEstimator
+from maskvos.media.files import read_file
 from maskvos.settings.table import check_settings
 
 VARIANTS = {
@@ -140,7 +141,7 @@ class RAFT(FlowEstimator):
             # The file name contains a hash of the content.
             return Path(VARIANTS[self.variant][1].url).stem
         try:
-            return hashlib.sha256(self.weights.read_bytes()).hexdigest()
+            return hashlib.sha256(read_file(self.weights)).hexdigest()
         except OSError as error:
             raise UserError(
                 f"flow.estimator.weights={self.weights}: cannot be read ({error.strerror}); {_REMEDY}"

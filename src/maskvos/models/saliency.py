@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskvos.errors import UserError, require
+from maskvos.media.files import read_file
 from maskvos.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from maskvos.models.layers import resize
 from maskvos.models.state_dict import load_state, read_checkpoint, tensors_of
@@ -116,7 +117,7 @@ class U2NetP(nn.Module):
         from onnx.numpy_helper import to_array
 
         try:
-            graph = onnx.load(path).graph
+            graph = onnx.load_from_string(read_file(path)).graph
         except Exception as error:  # of the file system, or of protobuf, which has no common type
             raise UserError(f"{source}: cannot be read ({str(error)[:120]}); {_REMEDY}") from error
         arrays = {tensor.name: tensor for tensor in graph.initializer}
