@@ -32,7 +32,7 @@ from maskvos.run import compose
 from maskvos.tasks.common import plain
 from maskvos.weights import bundled
 from maskvos.weights.checkpoint import load_network
-from maskvos.weights.config import InferenceConfig, read_config
+from maskvos.weights.config import InferenceConfig, read_config, without_pretrained
 from maskvos.weights.export import export
 
 _FIRST = ["data.paste=0.3", "data.flow_pairs=null"]
@@ -128,6 +128,7 @@ def add_saliency(checkpoint: dict[str, Any], name: str, path: Path) -> None:
 def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
     """Write the network of a checkpoint in the format of the bundled weights, with metadata about its training."""
     config = checkpoint["maskvos"]["config"]
+    config |= {"model": without_pretrained(config["model"]), "flow": {**config["flow"], "cache": None}}
     if "weights" in config["flow"]["estimator"]:  # a user's are elsewhere
         config["flow"]["estimator"] |= {"weights": "default", "precision": "32-true"}
     metadata = {

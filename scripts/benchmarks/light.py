@@ -87,6 +87,9 @@ IMAGENET = {
 }
 """The same of ``experiment=light``, which starts from ImageNet weights."""
 
+TESTED = {_SALIENCY: ["data.size=[256,448]"]}
+"""Further overrides of a variant in the test."""
+
 FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channels_last=true"]
 """How ``release_light.py`` trains an encoder that starts from ImageNet weights."""
 
@@ -202,7 +205,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="true", help="EfficientNet-Lite0's weights, for --experiment light")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *IMAGENET], help="default: all of the experiment")
     parser.add_argument("--raft", default="default", help="file of RAFT-small's weights, for its variant")
-    parser.add_argument("--saliency", default="false", help="U2-Net-p's weights (u2netp.onnx), for its variant")
+    parser.add_argument("--saliency", help="U2-Net-p's weights (u2netp.onnx), for its variant, which needs them")
     parser.add_argument("--speed", action="store_true", help="also measure frames/s; needs an idle machine")
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -214,6 +217,10 @@ def main() -> None:
         _SALIENCY: f"model.saliency.pretrained={options.saliency}",
     }
     variants = variants | {name: [*variants[name], file] for name, file in files.items() if name in variants}
+    if options.saliency is None:
+        variants = {name: changes for name, changes in variants.items() if name != _SALIENCY}
+        if _SALIENCY in (options.variants or ()):
+            parser.error(f"the variant '{_SALIENCY}' needs --saliency u2netp.onnx")
     for fold in options.folds:
         train_names, held = sequences(options.davis, fold)
         file = options.output / f"fold{fold}.json"
@@ -226,7 +233,7 @@ def main() -> None:
             train(work, held, options, changes)
             checkpoint = work / "checkpoints/last.ckpt"
             for ending, tta in TTA.items() if name in TTA_VARIANTS else [("", TTA[""])]:
-                row, settings = rows_of(file).get(name + ending, {}), [*changes, *tta]
+                row, settings = rows_of(file).get(name + ending, {}), [*changes, *TESTED.get(name, []), *tta]
                 if "j" not in row:
                     row |= test(work, checkpoint, held, options, settings)
                 if "frames_per_second" not in row and options.speed:

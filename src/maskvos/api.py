@@ -105,14 +105,6 @@ def load(
     store = build(config.flow, "flow")
     if store.estimator is not None and store.cache is None:
         store.estimator.prepare()
-    settings: dict[str, Any] = {
-        "model": config.model,
-        "backend": chosen,
-        "size": list(config.size),
-        "precision": precision,
-    }
-    flow = {key: config.flow.get(key) for key in ("estimator", "direction", "gap")}
-    settings |= {"motion_as_option": config.motion_as_option, "tta": dict(config.tta), "flow": flow}
     return Segmenter(
         engine,
         config.size,
@@ -121,10 +113,23 @@ def load(
         config.motion_as_option,
         config.batch_size if batch_size is None else batch_size,
         threshold,
-        settings,
+        _settings(config, chosen, precision),
         config.refine,
         fill_gaps,
     )
+
+
+def _settings(config: InferenceConfig, backend: str, precision: str) -> dict[str, Any]:
+    """What the results depend on, beside weights and threshold, in plain values."""
+    return {
+        "model": config.model,
+        "backend": backend,
+        "size": list(config.size),
+        "precision": precision,
+        "motion_as_option": config.motion_as_option,
+        "tta": dict(config.tta),
+        "flow": {key: config.flow.get(key) for key in ("estimator", "direction", "gap")},
+    }
 
 
 def _backend(path: Path, backend: str, device: str, precision: str) -> str:
@@ -175,10 +180,7 @@ def _read_config(path: Path, trust: Sequence[str]) -> InferenceConfig:
             f"{path} carries no configuration that says how to build and use its network; give a checkpoint of "
             "maskvos, or use `python -m maskvos.run +experiment=<its experiment> task=predict`"
         )
-    config = InferenceConfig.from_config(found)
-    if str((config.flow.get("estimator") or {}).get("_target_")).endswith(".RAFT"):
-        require("torchvision", f"{path.name}, whose flow is RAFT's")
-    config = config.check(str(path), trust)
+    config = InferenceConfig.from_config(found).check(str(path), trust)
     if config.flow.get("estimator") is None:
         raise UserError(
             f"{path} was trained with precomputed flow, which new videos do not have; use "
@@ -191,7 +193,7 @@ def _with_raft(config: InferenceConfig, raft: str | Path | None, path: Path) -> 
     """The configuration with RAFT's weights from a file, if one is given."""
     if raft is None:
         return config
-    estimator = config.flow["estimator"]
+    estimator = config.flow.get("estimator") or {}
     if "weights" not in estimator:
         raise UserError(f"raft={raft}: {path.name} was trained with flow of another kind; leave it out")
     return replace(config, flow={**config.flow, "estimator": {**estimator, "weights": str(raft)}})

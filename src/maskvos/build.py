@@ -79,6 +79,12 @@ def locate(target: str, name: str = "") -> Any:
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, ValueError, AttributeError) as error:
+        package = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package != module.partition(".")[0]:
+            raise UserError(
+                f"{name or 'configuration'}: {target!r} needs the package '{package}', which is not installed; "
+                f"pip install {package}"
+            ) from error
         raise UserError(
             f"{name or 'configuration'}: _target_ {target!r} cannot be imported ({error}); give the full dotted "
             "name of an installed class or function"

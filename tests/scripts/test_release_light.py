@@ -79,6 +79,11 @@ def test_settings_of_the_ablations_exist(monkeypatch: pytest.MonkeyPatch) -> Non
         for changes in light.VARIANTS.values()
     ]
     assert all(cfg != plain for cfg in others)
+    light_plain, *light_others = [
+        compose(["+experiment=light", *light.SHORT, *changes, *light.TESTED.get(name, []), *light.TTA[""]])
+        for name, changes in light.IMAGENET.items()
+    ]
+    assert all(cfg != light_plain for cfg in light_others)
     for cfg in (plain, *others):
         Style.of(cfg.data.train.parts[1].style)
 

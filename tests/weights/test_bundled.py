@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from maskvos.synthetic.clips import generate_clip
 from maskvos.synthetic.dataset import synthetic
 from maskvos.types import Video
 from maskvos.weights import bundled
+from maskvos.weights.config import read_config, without_pretrained
 
 
 @pytest.fixture
@@ -102,9 +104,20 @@ def test_the_bundled_onnx_file_has_the_same_weights(name: str, raft: Path) -> No
 
 
 def test_flow_by_raft_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskvos.errors.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"light_raft\.safetensors, whose flow is RAFT's: .*pip install torchvision"):
+    monkeypatch.delitem(sys.modules, "maskvos.flow.raft")
+    monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
+    with pytest.raises(
+        UserError, match=r"light_raft\.safetensors: .*RAFT' needs the package 'torchvision'.*pip install"
+    ):
         maskvos.load("light_raft")
+
+
+def test_the_bundled_configurations_name_no_file() -> None:
+    for name in bundled.names():
+        config = read_config(bundled.FOLDER / f"{name}.safetensors") or {}
+        assert without_pretrained(config["model"]) == config["model"]
+        assert config["flow"].get("cache") is None
+        assert config["flow"]["estimator"].get("weights", "default") == "default"
 
 
 def test_weights_of_raft_are_missed_before_the_work_starts(

@@ -166,6 +166,7 @@ class _Statistics:
         )
 
     def notes(self) -> list[str]:
+        """What is unusual about the predictions, a sentence each."""
         notes = []
         if self.kinds["colours"]:
             notes.append(f"{self.kinds['colours']} predictions are in colour: all pixels but black are foreground")

@@ -71,7 +71,7 @@ def _initialise(network: MaskVOS, cfg: DictConfig) -> None:
     Raises:
         UserError: The network for salient objects, which is not trained, would have random weights.
     """
-    skipped = ["saliency"]
+    skipped = ["saliency"]  # without init_from, nothing brings its weights
     if cfg.init_from is not None:
         skipped = load_weights(network, read_checkpoint(cfg.init_from), cfg.init_from, strict=False)
         for line in skipped:
@@ -80,7 +80,7 @@ def _initialise(network: MaskVOS, cfg: DictConfig) -> None:
     if random and any(line.startswith("saliency") for line in skipped):
         raise UserError(
             "model.saliency.pretrained=false: training leaves this network as it is, with random weights; give the "
-            "path of u2netp.onnx, or init_from a checkpoint that has them, such as light_raft"
+            "path of u2netp.onnx, or init_from a checkpoint that has them, such as light_saliency"
         )
 
 
