@@ -18,9 +18,9 @@ def case(sizes: list[tuple[int, int]], seed: int, spread: float) -> tuple[torch.
     count, heads, points = sum(h * w for h, w in sizes), 2, 3
     value = torch.randn(2, count, heads, 4)
     grid = Grid.create(sizes, value)
-    locations = grid.points[:, None, :, None] + spread * torch.randn(2, count, heads, len(sizes), points, 2)
+    offsets = spread * torch.randn(2, count, heads, len(sizes), points, 2)
     weights = torch.rand(2, count, heads, len(sizes), points)
-    return value, locations, weights, grid
+    return value, offsets, weights, grid
 
 
 @given(levels, st.integers(0, 99), st.sampled_from([0.0, 1.0, 30.0]))
@@ -34,20 +34,20 @@ def test_both_implementations_agree(sizes: list[tuple[int, int]], seed: int, spr
 @settings(deadline=None, max_examples=20)
 def test_zero_offsets_sample_the_query_pixel(sizes: list[tuple[int, int]], seed: int) -> None:
     """On its own level, the reference point of a query is a pixel centre, so sampling returns that pixel."""
-    value, locations, weights, grid = case(sizes, seed, 0.0)
+    value, offsets, weights, grid = case(sizes, seed, 0.0)
     start = 0
     for level, (h, w) in enumerate(sizes):
         own = torch.zeros_like(weights)
         own[:, :, :, level, 0] = 1
-        sampled = _gather(value, locations, own, grid)[:, start : start + h * w]
+        sampled = _gather(value, offsets, own, grid)[:, start : start + h * w]
         torch.testing.assert_close(sampled, value[:, start : start + h * w].flatten(2), atol=1e-4, rtol=1e-4)
         start += h * w
 
 
 def test_samples_outside_of_the_map_are_zero() -> None:
-    value, locations, weights, grid = case([(3, 4)], 0, 0.0)
-    assert (_gather(value, locations + 100, weights, grid) == 0).all()
-    assert (_gather(value, locations - 100, weights, grid) == 0).all()
+    value, offsets, weights, grid = case([(3, 4)], 0, 0.0)
+    assert (_gather(value, offsets + 100, weights, grid) == 0).all()
+    assert (_gather(value, offsets - 100, weights, grid) == 0).all()
 
 
 def test_half_precision_keeps_exact_locations() -> None:
@@ -56,10 +56,10 @@ def test_half_precision_keeps_exact_locations() -> None:
     grid = Grid.create(sizes, torch.zeros(1))
     # Around the location, the ramp is exact in bfloat16 and small enough to ignore rounding.
     ramp = (torch.arange(128.0) - 100).clamp(-2, 2).view(1, 128, 1, 1)
-    locations = torch.full((1, 128, 1, 1, 1, 2), 100.25) * torch.tensor([1.0, 0.0])
+    offsets = torch.tensor([100.25, 0]) - grid.points[None, :, None, :, None]
     weights = torch.ones(1, 128, 1, 1, 1)
     for sample in (_sample_by_level, _gather):
-        out = sample(ramp.bfloat16(), locations, weights.bfloat16(), grid)
+        out = sample(ramp.bfloat16(), offsets, weights.bfloat16(), grid)
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.float(), torch.full_like(out.float(), 0.25), atol=2e-3, rtol=0)
 

@@ -16,6 +16,7 @@ from gpu import fake_gpu
 from maskvos.errors import UserError
 from maskvos.models.backbones.tiny import Tiny
 from maskvos.models.folding import fold_batch_norms
+from maskvos.models.head import SegFormerHead
 from maskvos.models.network import MaskVOS, build_network
 from maskvos.models.transformer_decoder import MaskedTransformerDecoder
 
@@ -186,9 +187,17 @@ def test_a_query_with_an_empty_mask_attends_everywhere() -> None:
     assert mask[0].tolist() == [[True, False], [True, True], [False, True]]
 
 
-@pytest.mark.parametrize("backbone", ["tiny", pytest.param("swin_t", marks=pytest.mark.slow), "resnet18"])
-def test_folded_network_is_equivalent(build: Callable[..., nn.Module], backbone: str) -> None:
-    network = build("model=maskvos_light", f"backbone={backbone}").train()
+@pytest.mark.parametrize(
+    ("backbone", "padding"),
+    [
+        ("tiny", "replicate"),
+        ("tiny", "zeros"),
+        pytest.param("swin_t", "zeros", marks=pytest.mark.slow),
+        ("resnet18", "replicate"),
+    ],
+)
+def test_folded_network_is_equivalent(build: Callable[..., nn.Module], backbone: str, padding: str) -> None:
+    network = build("model=maskvos_light", f"backbone={backbone}", f"model.head.padding={padding}").train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # use the statistics of the batch
@@ -207,6 +216,11 @@ def test_folded_network_is_equivalent(build: Callable[..., nn.Module], backbone:
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert len(auxiliary) == 3
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_unknown_padding_of_the_head_is_named() -> None:
+    with pytest.raises(UserError, match=r"model\.head\.padding=reflect: unknown"):
+        SegFormerHead((8, 8, 8, 8), padding="reflect")
 
 
 @pytest.mark.parametrize("backbone", ["efficientnetv2_s", "mit_b0"])

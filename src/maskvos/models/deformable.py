@@ -103,14 +103,11 @@ class DeformableAttention(nn.Module):
         shape = (batch, count, self.heads, self.levels, self.points)
         # Coordinates stay float32 under autocast: bfloat16 cannot resolve neighbouring pixels of a long row.
         offsets = self.sampling_offsets(query).view(*shape, 2).float()
-        locations = grid.points[:, None, :, None] + offsets
         weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1).view(shape)
         value = self.value_proj(value).view(batch, count, self.heads, -1)
         weights = weights.to(value.dtype)
-        if _differentiable(value) or compiling_or_exporting():
-            out = _sample_by_level(value, locations, weights, grid)
-        else:
-            out = _gather(value, locations, weights, grid)
+        by_level = _differentiable(value) or compiling_or_exporting()
+        out = (_sample_by_level if by_level else _gather)(value, offsets, weights, grid)
         return self.output_proj(out)
 
 
@@ -118,12 +115,12 @@ def _differentiable(value: Tensor) -> bool:
     return torch.is_grad_enabled() and value.requires_grad
 
 
-def _sample_by_level(value: Tensor, locations: Tensor, weights: Tensor, grid: Grid) -> Tensor:
+def _sample_by_level(value: Tensor, offsets: Tensor, weights: Tensor, grid: Grid) -> Tensor:
     """Weighted sum of bilinear samples with zero padding, one ``grid_sample`` per level.
 
     Args:
         value: (B, N, heads, c) float.
-        locations: (B, N, heads, L, points, 2) float32, pixel coordinates, x then y.
+        offsets: (B, N, heads, L, points, 2) float32, pixels from the reference points of ``grid``, x then y.
         weights: (B, N, heads, L, points), the attention weights.
         grid: The levels.
 
@@ -131,7 +128,11 @@ def _sample_by_level(value: Tensor, locations: Tensor, weights: Tensor, grid: Gr
         (B, N, heads * c).
     """
     batch, count, heads, width = value.shape
-    locations = (2 * locations + 1) / grid.extent[:, None] - 1
+    # Normalised to [-1, 1], where the reference points of all levels are the same. The coordinates stay along one axis:
+    # ONNX Runtime is slow to broadcast along an axis of two.
+    scale = (2 / grid.extent)[:, None].expand(heads, -1, weights.shape[-1], -1).flatten()
+    centres = ((2 * grid.points[:, 0] + 1) / grid.extent[0] - 1).repeat(1, scale.shape[0] // 2)
+    locations = (centres + offsets.flatten(2) * scale).view(offsets.shape)
     planes = value.split([h * w for h, w in grid.sizes], dim=1)
     weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)
     out: Tensor | int = 0
@@ -145,10 +146,10 @@ def _sample_by_level(value: Tensor, locations: Tensor, weights: Tensor, grid: Gr
     return out.view(batch, heads * width, count).transpose(1, 2)
 
 
-def _gather(value: Tensor, locations: Tensor, weights: Tensor, grid: Grid) -> Tensor:
+def _gather(value: Tensor, offsets: Tensor, weights: Tensor, grid: Grid) -> Tensor:
     """Equals `_sample_by_level`, as one weighted gather of four neighbours per point over all levels."""
     batch, count, heads, width = value.shape
-    x, y = locations.unbind(-1)
+    x, y = (grid.points[:, None, :, None] + offsets).unbind(-1)
     columns, rows = grid.extent[:, 0, None], grid.extent[:, 1, None]
     left, top = x.floor(), y.floor()
     right, bottom = x - left, y - top

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskvos.models.head import MapProjections, SegFormerHead
+from maskvos.models.head import MapProjections, Padding, SegFormerHead
 from maskvos.models.layers import resize
 
 # Largest allowed difference of a folded copy in float64, relative to the largest value.
@@ -22,7 +22,8 @@ class FoldedHead(nn.Module):
 
     For each scale, the 3x3 projection, the linear layer, its part of the mixing convolution and the batch norm are
     linear and commute with upsampling. They become one 3x3 convolution to the channels of the head, or a 3x3 and a 1x1
-    convolution where that takes fewer multiplications.
+    convolution where that takes fewer multiplications. If the refinement pads by replication, the upsampling before it
+    and the refinement become one 3x3 convolution at stride 4, which computes the four pixels of stride 2 as channels.
 
     Args:
         projections: Trained projections.
@@ -43,8 +44,16 @@ class FoldedHead(nn.Module):
         self.chains = nn.ModuleList(chains)
         self.bias = nn.Parameter(bias[None, :, None, None].clone())
         refine_gain, refine_bias = _affine(head.refine.norm)
-        self.refine = _convolution(refine_gain[:, None, None, None] * head.refine.conv.weight, refine_bias)
-        self.predict = copy.deepcopy(head.predict)
+        weight = refine_gain[:, None, None, None] * head.refine.conv.weight
+        predict: Any = head.predict
+        self.subpixel = head.refine.conv.padding_mode == "replicate"
+        if self.subpixel:
+            self.refine = _convolution(_after_doubling(weight), refine_bias.repeat(4), "replicate")
+            by_pixel = torch.block_diag(*[predict.weight.flatten(1)] * 4)
+            self.predict = _convolution(by_pixel[:, :, None, None], predict.bias.repeat(4))
+        else:
+            self.refine = _convolution(weight, refine_bias)
+            self.predict = copy.deepcopy(predict)
 
     def forward(self, query_maps: Sequence[Tensor]) -> Tensor:
         """Four (B, Q, h, w), fine to coarse, to logits (B, 1, 4 h, 4 w), with the h and w of the finest."""
@@ -52,8 +61,12 @@ class FoldedHead(nn.Module):
         x: Tensor = self.bias
         for chain, maps in zip(self.chains, query_maps, strict=True):
             x = x + resize(chain(maps), size)
-        x = F.relu(self.refine(resize(F.relu(x), [2 * side for side in size])))
-        return resize(self.predict(x), [4 * side for side in size])
+        x = F.relu(x)
+        if self.subpixel:
+            x = F.pixel_shuffle(self.predict(F.relu(self.refine(x))), 2)
+        else:
+            x = self.predict(F.relu(self.refine(resize(x, [2 * side for side in size]))))
+        return resize(x, [4 * side for side in size])
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -71,9 +84,27 @@ def _cheapest(weight: Tensor, mix: Tensor) -> nn.Module:
     return nn.Sequential(_convolution(weight, None), _convolution(mix[:, :, None, None], None))
 
 
-def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+def _after_doubling(weight: Tensor) -> Tensor:
+    """Bilinear upsampling by two and a 3x3 convolution as one at the lower resolution: (C, c, 3, 3) to (4 C, c, 3, 3).
+
+    The output channels are ordered by pixel (top left, top right, bottom left, bottom right), then by channel.
+    """
+    # Of output pixel p in 0, 1: how much tap k in -1, 0, 1 reads of the low-resolution neighbours -1, 0, 1.
+    near, far = 0.75, 0.25
+    taps = weight.new_tensor(
+        [
+            [[near, far, 0], [far, near, 0], [0, near, far]],
+            [[far, near, 0], [0, near, far], [0, far, near]],
+        ]
+    )
+    return torch.einsum("pkj,qli,ockl->pqocji", taps, taps, weight).flatten(0, 2)
+
+
+def _convolution(weight: Tensor, bias: Tensor | None, padding: Padding = "zeros") -> nn.Conv2d:
     out_channels, in_channels, kernel, _ = weight.shape
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias is not None)
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel, padding=kernel // 2, bias=bias is not None, padding_mode=padding
+    )
     conv.weight = nn.Parameter(weight.clone())
     if bias is not None:
         conv.bias = nn.Parameter(bias.clone())

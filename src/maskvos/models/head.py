@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskvos.errors import UserError, nearest
 from maskvos.models.layers import resize
+
+Padding = Literal["zeros", "replicate"]
 
 
 class MapProjections(nn.Module):
@@ -43,9 +47,9 @@ class PointwiseLinear(nn.Linear):
 class ConvNormReLU(nn.Module):
     """Convolution without bias, batch norm, ReLU."""
 
-    def __init__(self, in_channels: int, channels: int, kernel: int) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel: int, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False, padding_mode=padding)
         self.norm = nn.BatchNorm2d(channels)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
@@ -65,13 +69,22 @@ class SegFormerHead(nn.Module):
         in_channels: Channels of the four scales, fine to coarse.
         width: Channels after the projection.
         dropout: Probability of dropping a channel before the final convolution in training.
+        padding: Of the refinement: ``"zeros"``, as published, or ``"replicate"``, which runs at stride 4 once folded
+            (`maskvos.models.folding`).
+
+    Raises:
+        UserError: ``padding`` is neither.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int = 192, dropout: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], width: int = 192, dropout: float = 0.1, padding: Padding = "zeros"
+    ) -> None:
         super().__init__()
+        if padding not in get_args(Padding):
+            raise UserError(f"model.head.padding={padding}: unknown; {nearest(padding, get_args(Padding))}")
         self.linears = nn.ModuleList(PointwiseLinear(channels, width) for channels in in_channels)
         self.fuse = ConvNormReLU(4 * width, width, 1)
-        self.refine = ConvNormReLU(width, max(width // 4, 1), 3)
+        self.refine = ConvNormReLU(width, max(width // 4, 1), 3, padding)
         self.dropout = nn.Dropout2d(dropout)
         self.predict = nn.Conv2d(max(width // 4, 1), 1, 1)
 

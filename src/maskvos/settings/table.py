@@ -161,6 +161,7 @@ RULES: dict[str, Rule] = {
     "model.**.layers": COUNT,
     "**.window": COUNT,
     "**.head.width": COUNT,
+    "**.head.padding": choice("zeros", "replicate"),
     "model.inputs.mean": several(number(), count=3),
     "model.inputs.std": several(POSITIVE, count=3),
     "model.shared": FLAG,
