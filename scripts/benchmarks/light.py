@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,9 @@ TTA = {
 }
 """Test-time augmentation. All variants are tested without, and those of `TTA_VARIANTS` with all of them."""
 
+QUANTISED_VARIANTS = ("light",)
+"""Those that are also tested in 8 bits."""
+
 TTA_VARIANTS = ("both streams, both data", "flow of several pairs of frames")
 
 
@@ -166,31 +171,52 @@ def speed(work: Path, checkpoint: Path, sequence: str, options: argparse.Namespa
     return float(result["metrics"]["predict/frames_per_second"])
 
 
+def test_quantised(work: Path, checkpoint: Path, videos: list[Video]) -> dict[str, float]:
+    """Score a checkpoint in 8 bits, see ``quantize.py``, in OpenVINO."""
+    # Imported here, since only this row needs OpenVINO.
+    from quantize import quantise
+
+    import maskvos
+
+    exported, quantised = work / "network.onnx", work / "network-int8.onnx"
+    command(["task=export", f"hydra.run.dir={work}", f"ckpt_path={checkpoint}", f"output={exported}"])
+    quantise(exported, quantised, clips=12)
+    model = maskvos.load(quantised, backend="openvino", fill_gaps=0)
+    return score(videos, lambda video: (frame.mask for frame in model.stream(video)))[0]
+
+
 def without_learning(train_videos: list[Video], held_videos: list[Video]) -> dict[str, dict]:
     """J and F of the two baselines, see ``learning.py``."""
     store = FlowStore(DIS(max_size=448))
     constant = constant_mask(train_videos, (480, 854))
-    answers = {
-        "constant mask": lambda video, index: constant,
-        "flow magnitude": lambda video, index: flow_magnitude(resize_flow(store.load(video, index), constant.shape)),
+
+    def moving(video: Video) -> Iterator[np.ndarray]:
+        for index in range(len(video.frames)):
+            yield flow_magnitude(resize_flow(store.load(video, index), constant.shape))
+
+    magnitude, rate = score(held_videos, moving)
+    return {
+        "constant mask": score(held_videos, lambda video: repeat(constant))[0],
+        "flow magnitude": magnitude | {"frames_per_second": rate},
     }
-    rows = {}
-    for name, answer in answers.items():
-        seconds = 0.0
-        metric = VideoMetric(Protocol("davis2016", trim="both"))
-        metric.expect(held_videos)
-        for video in held_videos:
-            for index, frame in enumerate(video.frames):
-                truth = read_truth(frame.mask, video.masks) != 0
-                start = time.perf_counter()
-                mask = answer(video, index)
-                seconds += time.perf_counter() - start
-                metric.update([mask], [truth], [video.name], [frame.name])
-        scores = metric.compute()
-        rows[name] = {"j": float(scores["j"]), "f": float(scores["f"])}
-        if name != "constant mask":
-            rows[name]["frames_per_second"] = sum(len(video.frames) for video in held_videos) / seconds
-    return rows
+
+
+def score(videos: list[Video], masks: Callable[[Video], Iterable[np.ndarray]]) -> tuple[dict[str, float], float]:
+    """J and F of the masks of some videos, and frames per second."""
+    seconds = 0.0
+    metric = VideoMetric(Protocol("davis2016", trim="both"))
+    metric.expect(videos)
+    for video in videos:
+        found = iter(masks(video))
+        for frame in video.frames:
+            truth = read_truth(frame.mask, video.masks) != 0
+            start = time.perf_counter()
+            mask = next(found)
+            seconds += time.perf_counter() - start
+            metric.update([mask], [truth], [video.name], [frame.name])
+    scores = metric.compute()
+    rate = sum(len(video.frames) for video in videos) / seconds
+    return {"j": float(scores["j"]), "f": float(scores["f"])}, rate
 
 
 def main() -> None:
@@ -239,6 +265,10 @@ def main() -> None:
                 if "frames_per_second" not in row and options.speed:
                     row["frames_per_second"] = speed(work, checkpoint, held[0], options, settings)
                 add(file, {name + ending: row})
+            eight_bits = f"{name}, in 8 bits"
+            if name in QUANTISED_VARIANTS and eight_bits not in rows_of(file):
+                videos = [video for video in davis(options.davis, "train", hold_out=()) if video.name in held]
+                add(file, {eight_bits: test_quantised(work, checkpoint, videos)})
     print(table(options.output))
 
 

@@ -36,9 +36,9 @@ from maskvos.weights import bundled
 SIZE = (224, 384)
 
 
-def samples(clips: int, split: str) -> list[dict[str, np.ndarray]]:
-    """What the network reads of procedural clips: ``rgb`` (1, 3, H, W) and ``flow`` (1, 2, H, W), per frame."""
-    model = maskvos.load(backend="onnx")
+def samples(path: Path, clips: int, split: str) -> list[dict[str, np.ndarray]]:
+    """What a network reads of procedural clips: ``rgb`` (1, 3, H, W) and ``flow`` (1, 2, H, W), per frame."""
+    model = maskvos.load(path, backend="onnx")
     found: list[dict[str, np.ndarray]] = []
     segment = model.engine.alone()
 
@@ -63,7 +63,7 @@ def quantise(path: Path, output: Path, clips: int) -> None:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(samples(clips, "train"))
+            self.left = iter(samples(path, clips, "train"))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.left, None)
@@ -106,7 +106,7 @@ def main() -> None:
         "OpenVINO, int8": OpenVINOEngine(options.output),
         "OpenVINO, int8 and bfloat16": OpenVINOEngine(options.output, "bf16-mixed"),
     }
-    frames = samples(2, "val")
+    frames = samples(path, 2, "val")
     expected = [engines["ONNX Runtime"](**frame) > 0 for frame in frames]
     times: dict[str, list[float]] = {name: [] for name in engines}
     agreement = {
