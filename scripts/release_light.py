@@ -1,15 +1,16 @@
-r"""Reproduce the bundled weights: twelve trainings, each initialised with the weights of the previous one.
+r"""Reproduce the bundled weights: thirteen trainings, each initialised with the weights of an earlier one.
 
     python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --raft raft-small.pth \
         --saliency u2netp.onnx --output release
     python scripts/release_light.py ... trainer.precision=32-true      # any override
 
 The data folder holds ``DAVIS`` (see compact_davis.py) and ``images`` (see conf/data/davis_pictures.yaml). The first six
-trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and five more
-follow with animated pictures: these are ``light`` and, with U2-Net-p, ``light_saliency``. The twelfth, with flow by
-RAFT, makes ``light_raft`` of them. To resume, run the command again: finished trainings are skipped, and an interrupted
-one resumes from its checkpoint. About ten hours on two cores. The released weights were trained like this, except that
-the third training was stopped at step 4,869 of 5,400.
+trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and six more
+follow with animated pictures: these are ``light`` and, with U2-Net-p, ``light_saliency``. The thirteenth, with flow by
+RAFT, makes ``light_raft`` of the eleventh. To resume, run the command again: finished trainings are skipped, and an
+interrupted one resumes from its checkpoint. About eleven hours on two cores. The released weights were trained like
+this, except that the third training was stopped at step 4,869 of 5,400, and that the head was padded with zeros in all
+trainings but the twelfth.
 """
 
 from __future__ import annotations
@@ -65,17 +66,21 @@ SCRATCH = {
 
 _FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channels_last=true"]
 _ALL_SEQUENCES = ["data.train.parts.0.hold_out=[]", "trainer.limit_val_batches=0", "callbacks.best=null"]
-_SMALL = "data.size=[224,384]"
+_SMALL = ["data.size=[224,384]", "data.scales=null"]
 PICTURES = {
-    "7": ["data.size=[160,288]", "optim.lr=6e-4", "trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)],
-    "8": [_SMALL, "optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
-    "9": [_SMALL, "optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
-    "10": [_SMALL, "trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
+    "7": [
+        *("data.size=[160,288]", "data.scales=null", "optim.lr=6e-4"),
+        *("trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)),
+    ],
+    "8": [*_SMALL, "optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
+    "9": [*_SMALL, "optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
+    "10": [*_SMALL, "trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
     "11": ["trainer.max_steps=2400", "train.ema=0.998", "seed=5", *_ALL_SEQUENCES],
+    "12": ["trainer.max_steps=2000", "train.ema=0.998", "seed=7", *_ALL_SEQUENCES],
 }
 """Trainings with the pretrained encoder (experiment=light): number to overrides."""
 RAFT = {
-    "12": [
+    "13": [
         *("trainer.max_steps=2000", "train.ema=0.998", "seed=6", *_ALL_SEQUENCES),
         # Flow takes most of the time, and pictures need it for frames that are seen once: fewer of them.
         *("data.train.parts.2.clips=1", "data.weights.DAVIS-2016=3", "data.weights.narrow=0.5"),
@@ -83,7 +88,9 @@ RAFT = {
 }
 """Trainings with flow by RAFT (experiment=light_raft): number to overrides."""
 TRAININGS = {**SCRATCH, **PICTURES, **RAFT}
-RELEASED = {"light": "11", "light_saliency": "11", "light_raft": "12"}
+START = {"7": "start.ckpt", "13": "11/checkpoints/last.ckpt"}
+"""What a training starts from, if it is not the end of the one before."""
+RELEASED = {"light": "12", "light_saliency": "12", "light_raft": "13"}
 """The training whose weights are released under a name, which is that of an experiment."""
 
 
@@ -104,7 +111,7 @@ def command(number: str, options: argparse.Namespace) -> list[str]:
         return [*settings, "ckpt_path=last"]
     if number == "1":
         return settings
-    start = "start.ckpt" if number == "7" else f"{int(number) - 1}/checkpoints/last.ckpt"
+    start = START.get(number, f"{int(number) - 1}/checkpoints/last.ckpt")
     return [*settings, f"init_from={options.output}/{start}"]
 
 

@@ -151,7 +151,8 @@ def test(work: Path, checkpoint: Path, held: list[str], options: argparse.Namesp
     command(
         [
             *("task=test", f"hydra.run.dir={work}", f"ckpt_path={checkpoint}", f"data.test.root={options.davis}"),
-            *("data.test.split=held_out", f"+data.test.hold_out=[{','.join(held)}]", "logger=none", *settings),
+            *("data.test.split=held_out", f"+data.test.hold_out=[{','.join(held)}]", "logger=none"),
+            *(*options.settings, *settings),
         ]
     )
     overall = json.loads((work / "test/summary.json").read_text())["overall"]
