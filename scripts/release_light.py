@@ -66,15 +66,12 @@ SCRATCH = {
 
 _FROZEN = ["train.freeze_layers=2", "train.freeze_norms=encoders", "train.channels_last=true"]
 _ALL_SEQUENCES = ["data.train.parts.0.hold_out=[]", "trainer.limit_val_batches=0", "callbacks.best=null"]
-_SMALL = ["data.size=[224,384]", "data.scales=null"]
+_SMALL = "data.size=[224,384]"
 PICTURES = {
-    "7": [
-        *("data.size=[160,288]", "data.scales=null", "optim.lr=6e-4"),
-        *("trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)),
-    ],
-    "8": [*_SMALL, "optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
-    "9": [*_SMALL, "optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
-    "10": [*_SMALL, "trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
+    "7": ["data.size=[160,288]", "optim.lr=6e-4", "trainer.max_steps=2400", "train.ema=0.999", _validate_every(600)],
+    "8": [_SMALL, "optim.lr=4e-4", "trainer.max_steps=1100", "train.ema=0.998", "seed=1", *_ALL_SEQUENCES],
+    "9": [_SMALL, "optim.lr=4e-4", "trainer.max_steps=1200", "train.ema=0.998", "seed=2", *_ALL_SEQUENCES],
+    "10": [_SMALL, "trainer.max_steps=3600", "train.ema=0.998", "seed=3", *_ALL_SEQUENCES],
     "11": ["trainer.max_steps=2400", "train.ema=0.998", "seed=5", *_ALL_SEQUENCES],
     "12": ["trainer.max_steps=2000", "train.ema=0.998", "seed=7", *_ALL_SEQUENCES],
 }
@@ -127,7 +124,8 @@ def add_saliency(checkpoint: dict[str, Any], name: str, path: Path) -> None:
     experiment = plain(compose([f"+experiment={name}", f"model.saliency.pretrained={path}"]))
     config = checkpoint["maskvos"]["config"]
     config["model"]["saliency"] = experiment["model"]["saliency"]
-    config |= {key: experiment[key] for key in ("name", "tta")}
+    config |= {key: experiment[key] for key in ("name", "tta", "flow")}
+    config["data"]["size"] = experiment["data"]["size"]
     weights = build(experiment["model"]["saliency"], "model.saliency").state_dict()
     checkpoint["state_dict"] |= {f"network.saliency.{key}": value for key, value in weights.items()}
 
