@@ -22,7 +22,7 @@ from maskvos.synthetic.clips import generate_clip
 from maskvos.synthetic.dataset import synthetic
 from maskvos.types import Video
 from maskvos.weights import bundled
-from maskvos.weights.config import read_config, without_pretrained
+from maskvos.weights.config import InferenceConfig, read_config, without_pretrained
 
 
 @pytest.fixture
@@ -40,6 +40,14 @@ def test_weights_are_written_in_half_precision_with_metadata(tmp_path: Path) -> 
     torch.testing.assert_close(read["weight"].float(), weight.T, atol=1e-3, rtol=1e-3)
     assert read["weight"].dtype == torch.float16
     assert read["count"] == count
+
+
+@pytest.mark.parametrize("name", bundled.names())
+def test_bundled_weights_are_used_as_their_experiment_says(name: str) -> None:
+    found = InferenceConfig.from_config(read_config(bundled.find(name) or Path()) or {})
+    own = compose([f"+experiment={name}"])
+    assert (found.name, list(found.size), found.tta, found.refine) == (name, own.data.size, own.tta, own.refine)
+    assert found.flow["estimator"] == own.flow.estimator
 
 
 def test_the_metadata_can_be_read(folder: Path) -> None:
