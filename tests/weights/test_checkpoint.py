@@ -49,6 +49,16 @@ def test_settings_of_version_0_1_are_renamed() -> None:
     assert old["data"]["second_look"]  # unchanged
 
 
+def test_heads_of_earlier_versions_are_padded_with_zeros() -> None:
+    head = {"_target_": "maskvos.models.head.SegFormerHead", "width": 64}
+    assert migrate({"model": {"head": head, "shared": False}})["model"] == {
+        "head": {**head, "padding": "zeros"},
+        "shared": False,
+    }
+    replicated = {"model": {"head": {**head, "padding": "replicate"}}}
+    assert migrate(replicated)["model"] == replicated["model"]
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -151,7 +151,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of version 0.1 with the names of the current version; a current one as it is."""
+    """A configuration of an earlier version with the settings of the current one; a current one as it is."""
     config = dict(config)
     data = dict(config.get("data", {}))
     if "tta" not in config:
@@ -159,6 +159,11 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     train = dict(config.get("train", {}))
     if "checkpointing" in train:
         train["activation_checkpointing"] = train.pop("checkpointing")
+    model = config.get("model")
+    model = model if isinstance(model, Mapping) else {}
+    head = model.get("head")
+    if isinstance(head, Mapping) and head.get("_target_") == "maskvos.models.head.SegFormerHead":
+        config["model"] = {**model, "head": {"padding": "zeros", **head}}
     return {**config, "data": data, "train": train}
 
 
