@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from maskvos.errors import UserError
+from maskvos.inference.engines import OpenVINOEngine
 from maskvos.models.network import MaskVOS
 from maskvos.weights.export import export, load_exported
 from maskvos.weights.exported import exported_config, suffix_of
@@ -53,6 +54,22 @@ def test_any_batch_and_size(build: Callable[..., nn.Module], backbone: str, file
         with torch.no_grad():
             torch.testing.assert_close(segment(rgb, flow), network.segment(rgb, flow), atol=1e-3, rtol=0)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("fusion", ["rgb_only", "flow_only"])
+def test_a_network_of_one_stream_still_takes_both_inputs(
+    build: Callable[..., nn.Module], fusion: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    network = build("model=maskvos_tiny", "backbone=tiny", f"model/fusion={fusion}").eval()
+    path = export(network, tmp_path / "network.onnx")
+    rgb, flow = inputs(1, 64, 96)
+    with torch.no_grad():
+        expected = network.segment(rgb, flow)
+    torch.testing.assert_close(load_exported(path)(rgb, flow), expected, atol=1e-3, rtol=0)
+    pytest.importorskip("openvino")
+    found = torch.from_numpy(OpenVINOEngine(path)(rgb.numpy(), flow.numpy()))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from maskvos.weights.onnx_file import open_onnx
 _TOLERANCE = 1e-3
 _HALF_TOLERANCE = 0.05
 _OPSET = 17
-_INPUTS = ("rgb", "flow")
+_INPUTS = {"rgb": 3, "flow": 2}  # with their channels
 
 
 class _Segment(nn.Module):
@@ -127,6 +127,12 @@ def _write_onnx(module: nn.Module, path: Path, only: tuple[int, int] | None, not
             dynamo=False,
         )
     model = onnx.load(path)
+    for index, (name, channels) in enumerate(_INPUTS.items()):
+        # The tracer leaves out an input that is not used, such as flow in a network of one stream.
+        if name not in [given.name for given in model.graph.input]:
+            shape: list[str | int | None] = ["batch", channels, "height", "width"]
+            unused = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            model.graph.input.insert(index, unused)
     onnx.helper.set_model_props(model, notes)
     model.doc_string = "\n".join(f"{name}: {text}" for name, text in notes.items() if name != CONFIG)
     onnx.save(model, path)
