@@ -18,12 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+import torch
 from learning import constant_mask, flow_magnitude
 
+from maskvos.benchmark.network import random_images, time_variants
+from maskvos.benchmark.variants import VARIANTS as FORMS
+from maskvos.benchmark.variants import Forward, Setting
+from maskvos.build import build
 from maskvos.data.datasets.davis import davis
 from maskvos.flow.base import resize_flow
 from maskvos.flow.dis import DIS
@@ -33,7 +39,10 @@ from maskvos.metrics.protocol import Protocol
 from maskvos.metrics.reading import read_truth
 from maskvos.metrics.video import VideoMetric
 from maskvos.reports.sweep import RESULT
+from maskvos.run import compose
+from maskvos.tasks.common import plain
 from maskvos.types import Video
+from maskvos.weights.config import without_pretrained
 
 FOLDS = 3
 _WIDE_COLOURS = {"brightness": "[0.7,1.3]", "contrast": "[0.7,1.3]", "saturation": "[0.5,1.5]", "hue": "[-0.1,0.1]"}
@@ -172,6 +181,22 @@ def speed(work: Path, checkpoint: Path, sequence: str, options: argparse.Namespa
     return float(result["metrics"]["predict/frames_per_second"])
 
 
+def network_ms(variants: dict[str, list[str]], size: tuple[int, int] = (256, 448)) -> dict[str, float]:
+    """Milliseconds per frame of each variant's network alone: ONNX Runtime, one thread, alternating, medians."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def prepare(number: int, settings: list[str]) -> Forward:
+            # Time does not depend on the weights.
+            model = without_pretrained(plain(compose([*settings, "data.test=null"]).model))
+            place = Path(folder) / str(number)
+            place.mkdir()
+            return FORMS["onnx"](build(model, "model").eval(), Setting(place, 1, torch.device("cpu")))
+
+        makers = {name: partial(prepare, number, settings) for number, (name, settings) in enumerate(variants.items())}
+        timings = time_variants(makers, random_images(1, size, torch.device("cpu")), repeats=20, warmup=3)
+    return {timing.variant: timing.figures()["ms"] for timing in timings}
+
+
 def test_quantised(work: Path, checkpoint: Path, videos: list[Video]) -> dict[str, float]:
     """Score a checkpoint in 8 bits, see ``quantize.py``, in OpenVINO."""
     # Imported here, since only this row needs OpenVINO.
@@ -233,7 +258,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *IMAGENET], help="default: all of the experiment")
     parser.add_argument("--raft", default="default", help="file of RAFT-small's weights, for its variant")
     parser.add_argument("--saliency", help="U2-Net-p's weights (u2netp.onnx), for its variant, which needs them")
-    parser.add_argument("--speed", action="store_true", help="also measure frames/s; needs an idle machine")
+    parser.add_argument(
+        "--speed", action="store_true", help="also measure frames/s and network ms; needs an idle machine"
+    )
     options, options.settings = parser.parse_known_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     variants, base = VARIANTS, [f"+experiment={options.experiment}"]
@@ -270,6 +297,9 @@ def main() -> None:
             if name in QUANTISED_VARIANTS and eight_bits not in rows_of(file):
                 videos = [video for video in davis(options.davis, "train", hold_out=()) if video.name in held]
                 add(file, {eight_bits: test_quantised(work, checkpoint, videos)})
+    if options.speed:
+        times = network_ms({name: [*base, *settings] for name, settings in variants.items()})
+        write_bytes(options.output / "network_ms.json", json.dumps(times, indent=2).encode())
     print(table(options.output))
 
 
@@ -283,16 +313,18 @@ def add(file: Path, rows: dict[str, dict]) -> None:
     write_bytes(file, json.dumps(rows_of(file) | rows, indent=2).encode())
 
 
-def table(folder: Path) -> str:
+def table(folder: Path, files: str = "fold*.json") -> str:
     """All finished rows, each the mean over its folds."""
-    folds = [rows_of(path) for path in sorted(folder.glob("fold*.json"))]
-    lines = [f"{'':<64}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}{'frames/s':>10}"]
+    folds = [rows_of(path) for path in sorted(folder.glob(files))]
+    milliseconds = rows_of(folder / "network_ms.json")
+    lines = [f"{'':<64}{'folds':>6}{'J':>8}{'F':>8}{'J&F':>8}{'frames/s':>10}{'network ms':>12}"]
     for name in dict.fromkeys(name for rows in folds for name in rows):
         found = [rows[name] for rows in folds if name in rows]
         j, f = (float(np.mean([row[key] for row in found])) for key in ("j", "f"))
         rates = [row["frames_per_second"] for row in found if "frames_per_second" in row]
         rate = f"{np.mean(rates):>10.1f}" if rates else f"{'':>10}"
-        lines.append(f"{name:<64}{len(found):>6}{j:>8.3f}{f:>8.3f}{(j + f) / 2:>8.3f}{rate}")
+        ms = f"{milliseconds[name]:>12.1f}" if name in milliseconds else ""
+        lines.append(f"{name:<64}{len(found):>6}{j:>8.3f}{f:>8.3f}{(j + f) / 2:>8.3f}{rate}{ms}")
     return "\n".join(lines)
 
 
