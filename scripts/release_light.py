@@ -1,4 +1,4 @@
-r"""Reproduce the bundled weights: thirteen trainings, each initialised with the weights of an earlier one.
+r"""Reproduce the bundled weights: fifteen trainings, most of them initialised with the weights of an earlier one.
 
     python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --raft raft-small.pth \
         --saliency u2netp.onnx --output release
@@ -7,10 +7,11 @@ r"""Reproduce the bundled weights: thirteen trainings, each initialised with the
 The data folder holds ``DAVIS`` (see compact_davis.py) and ``images`` (see conf/data/davis_pictures.yaml). The first six
 trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and six more
 follow with animated pictures: these are ``light`` and, with U2-Net-p, ``light_saliency``. The thirteenth, with flow by
-RAFT, makes ``light_raft`` of the eleventh. To resume, run the command again: finished trainings are skipped, and an
-interrupted one resumes from its checkpoint. About eleven hours on two cores. The released weights were trained like
-this, except that the third training was stopped at step 4,869 of 5,400, and that the head was padded with zeros in all
-trainings but the twelfth.
+RAFT, makes ``light_raft`` of the eleventh. The last two start anew, from random weights and procedural clips alone, and
+make ``light_free``, with U2-Net-p. To resume, run the command again: finished trainings are skipped, and an interrupted
+one resumes from its checkpoint. About twelve hours on two cores. The released weights were trained like this, except
+that the third training was stopped at step 4,869 of 5,400, and that the head was padded with zeros in the first eleven
+trainings and in the thirteenth.
 """
 
 from __future__ import annotations
@@ -84,10 +85,15 @@ RAFT = {
     ]
 }
 """Trainings with flow by RAFT (experiment=light_raft): number to overrides."""
-TRAININGS = {**SCRATCH, **PICTURES, **RAFT}
-START = {"7": "start.ckpt", "13": "11/checkpoints/last.ckpt"}
-"""What a training starts from, if it is not the end of the one before."""
-RELEASED = {"light": "12", "light_saliency": "12", "light_raft": "13"}
+FREE = {
+    "14": ["data.size=[128,224]", "optim.lr=1e-3", "trainer.max_steps=4000"],
+    "15": [_SMALL, "trainer.max_steps=1200"],
+}
+"""Trainings on procedural clips alone (experiment=light_free): number to overrides."""
+TRAININGS = {**SCRATCH, **PICTURES, **RAFT, **FREE}
+START = {"1": None, "7": "start.ckpt", "13": "11/checkpoints/last.ckpt", "14": None}
+"""What a training starts from, if it is not the end of the one before; None: random weights."""
+RELEASED = {"light": "12", "light_saliency": "12", "light_raft": "13", "light_free": "15"}
 """The training whose weights are released under a name, which is that of an experiment."""
 
 
@@ -99,17 +105,20 @@ def command(number: str, options: argparse.Namespace) -> list[str]:
         settings += ["+experiment=light_scratch", f"flow.cache={options.output}/flow"]
     elif number in PICTURES:
         settings += ["+experiment=light", f"backbone.pretrained={options.encoder}", *_FROZEN]
+    elif number in FREE:
+        settings += ["+experiment=light_free", f"model.saliency.pretrained={options.saliency}", "train.ema=0.998"]
+        settings += [*_NO_VALIDATION, "train.channels_last=true", "data.scales=null", "flow.estimator.max_size=448"]
     else:
         settings += ["+experiment=light_raft", f"backbone.pretrained={options.encoder}", *_FROZEN]
         settings += [f"model.saliency.pretrained={options.saliency}", f"flow.cache={options.output}/flow_raft"]
         settings += [f"flow.estimator.weights={options.raft}", "flow.estimator.precision=bf16-mixed"]
     settings += [*TRAININGS[number], *options.settings]
+    if number in FREE:  # whose clips are not part of a mixture
+        settings = [setting.replace("data.train.parts.1.", "data.train.") for setting in settings]
     if (run / "checkpoints/last.ckpt").is_file():
         return [*settings, "ckpt_path=last"]
-    if number == "1":
-        return settings
     start = START.get(number, f"{int(number) - 1}/checkpoints/last.ckpt")
-    return [*settings, f"init_from={options.output}/{start}"]
+    return settings if start is None else [*settings, f"init_from={options.output}/{start}"]
 
 
 def run(arguments: list[str]) -> None:
@@ -119,14 +128,19 @@ def run(arguments: list[str]) -> None:
         sys.exit(process.returncode)
 
 
-def add_saliency(checkpoint: dict[str, Any], name: str, path: Path) -> None:
-    """Add U2-Net-p to the checkpoint of a training without, and what an experiment says of the use of both."""
-    experiment = plain(compose([f"+experiment={name}", f"model.saliency.pretrained={path}"]))
+def use_as(checkpoint: dict[str, Any], name: str) -> None:
+    """Store how an experiment is used, which can be otherwise than how the weights were trained."""
+    experiment = plain(compose([f"+experiment={name}"]))
     config = checkpoint["maskvos"]["config"]
-    config["model"]["saliency"] = experiment["model"]["saliency"]
     config |= {key: experiment[key] for key in ("name", "tta", "flow")}
     config["data"]["size"] = experiment["data"]["size"]
-    weights = build(experiment["model"]["saliency"], "model.saliency").state_dict()
+
+
+def add_saliency(checkpoint: dict[str, Any], path: Path) -> None:
+    """Add U2-Net-p to the checkpoint of a training without."""
+    model = plain(compose(["+experiment=light_saliency", f"model.saliency.pretrained={path}"]))["model"]
+    checkpoint["maskvos"]["config"]["model"]["saliency"] = model["saliency"]
+    weights = build(model["saliency"], "model.saliency").state_dict()
     checkpoint["state_dict"] |= {f"network.saliency.{key}": value for key, value in weights.items()}
 
 
@@ -170,8 +184,9 @@ def main() -> None:
         done.touch()
     for name, number in RELEASED.items():
         checkpoint = read_checkpoint(options.output / number / "checkpoints/last.ckpt")
+        use_as(checkpoint, name)
         if name == "light_saliency":
-            add_saliency(checkpoint, name, options.saliency)
+            add_saliency(checkpoint, options.saliency)
         path = options.output / f"{name}.safetensors"
         write_weights(checkpoint, path)
         config = InferenceConfig.from_config(read_config(path) or {})

@@ -57,7 +57,7 @@ def test_settings_of_the_released_trainings_exist(monkeypatch: pytest.MonkeyPatc
     options = argparse.Namespace(output=Path("out"), data=Path("data"), settings=["data.batch_size=2"], **files)
     composed = [compose(release.command(number, options)) for number in release.TRAININGS]
     before = [f"out/{number}/checkpoints/last.ckpt" for number in range(1, 12)]
-    starts = [None, *before[:5], "out/start.ckpt", *before[6:], before[-1]]
+    starts = [None, *before[:5], "out/start.ckpt", *before[6:], before[-1], None, "out/14/checkpoints/last.ckpt"]
     assert [cfg.init_from for cfg in composed] == starts
     assert all(cfg.data.batch_size == 2 for cfg in composed)
     # Released trainings have the settings of their experiments, which are stored with the weights.
@@ -65,7 +65,9 @@ def test_settings_of_the_released_trainings_exist(monkeypatch: pytest.MonkeyPatc
     for name, number in release.RELEASED.items():
         if name == "light_saliency":  # not trained
             continue
-        own, cfg = compose([f"+experiment={name}"]), trained[number]
+        cfg = trained[number]
+        trained_as = (f"data.size={cfg.data.size}", "flow.estimator.max_size=448") if name == "light_free" else ()
+        own = compose([f"+experiment={name}", *trained_as])
         assert (cfg.name, cfg.augment, cfg.tta, cfg.optim.lr) == (name, own.augment, own.tta, own.optim.lr)
         assert (cfg.data.size, cfg.flow.estimator.max_size) == (own.data.size, own.flow.estimator.max_size)
 
@@ -128,13 +130,13 @@ def test_released_trainings_run_in_sequence_and_finished_ones_are_skipped(tmp_pa
     few = ("trainer.max_steps=2", "trainer.max_epochs=-1", "++trainer.val_check_interval=1", "data.flow_pairs=null")
     options = ("--data", tmp_path, *files, "--output", tmp_path / "out", *few)
     assert "weights of step" in call("release_light.py", *options)
-    for name in ("light", "light_saliency", "light_raft"):
+    for name in ("light", "light_saliency", "light_raft", "light_free"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / f"out/{name}.safetensors").values())
         saliency = load_file(tmp_path / f"out/{name}.safetensors").get("saliency.side.weight")
         assert (saliency is None) == (name == "light")
         if saliency is not None:
             torch.testing.assert_close(saliency.float(), networks["saliency"].side.weight, atol=1e-3, rtol=1e-3)
     times = [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
-    assert len(times) == 13
+    assert len(times) == 15
     call("release_light.py", *options)
     assert times == [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
