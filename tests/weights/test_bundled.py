@@ -128,6 +128,11 @@ def test_the_bundled_configurations_name_no_file() -> None:
         assert config["flow"]["estimator"].get("weights", "default") == "default"
 
 
+def test_light_free_has_seen_nothing_but_procedural_clips() -> None:
+    data = (read_config(bundled.FOLDER / "light_free.safetensors") or {})["data"]
+    assert data["train"]["_target_"] == "maskvos.synthetic.dataset.synthetic"
+
+
 def test_weights_of_raft_are_missed_before_the_work_starts(
     raft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
