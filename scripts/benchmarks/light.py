@@ -194,7 +194,7 @@ def network_ms(variants: dict[str, list[str]], size: tuple[int, int] = (256, 448
 
         makers = {name: partial(prepare, number, settings) for number, (name, settings) in enumerate(variants.items())}
         timings = time_variants(makers, random_images(1, size, torch.device("cpu")), repeats=20, warmup=3)
-    return {timing.variant: timing.figures()["ms"] for timing in timings}
+    return {timing.variant: timing.figures()["ms"] for timing in timings if not timing.problem}
 
 
 def test_quantised(work: Path, checkpoint: Path, videos: list[Video]) -> dict[str, float]:
