@@ -4,8 +4,9 @@
 
 A ConvGRU on the fused features at strides 8 to 32 (after Lin et al., "Robust High-Resolution Video Matting with
 Temporal Guidance", WACV 2022) is added to ``fold<n>/light`` of the table, which is trained on with clips of four
-frames; for comparison also without it, with single frames. The held-out sequences are segmented frame by frame, at the
-input size that the networks were tested at in the table. Finished rows are kept in ``recurrence<n>.json``.
+frames; for comparison also without it, with the same clips and with single frames. The held-out sequences are segmented
+frame by frame, at the input size that the networks were tested at in the table. Finished rows are kept in
+``recurrence<n>.json``.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ from maskvos.weights.checkpoint import load_weights
 _HIDDEN = (0, 32, 64, 64)  # channels of the state, fine to coarse; 0: no recurrence
 _FRAMES = 4  # of a clip
 ARMS = {
-    "single frames": (1, 8),
-    "recurrence": (_FRAMES, 2),
-    "single frames, four times as many": (1, 32),
-    "recurrence, four times as many frames": (_FRAMES, 8),
+    "single frames": (1, 8, False),
+    "clips": (_FRAMES, 2, False),
+    "recurrence": (_FRAMES, 2, True),
+    "single frames, four times as many": (1, 32, False),
+    "recurrence, four times as many frames": (_FRAMES, 8, True),
 }
-"""Frames per clip and clips per batch; without recurrence where a clip is one frame."""
+"""Frames per clip, clips per batch, and whether the network is recurrent."""
 
 
 class ConvGRU(nn.Module):
@@ -151,12 +153,12 @@ class ClipSampler:
         return [(number, index, self.scale) for index in (chosen if rng.random() < 0.5 else chosen[::-1])]
 
 
-def train(cfg: DictConfig, checkpoint: dict[str, Any], frames: int, clips: int, steps: int) -> MaskVOS:
-    """Train the network of a checkpoint for more steps: on clips with recurrence, or on single frames without."""
+def train(cfg: DictConfig, checkpoint: dict[str, Any], frames: int, clips: int, recurrent: bool, steps: int) -> MaskVOS:
+    """Train the network of a checkpoint for more steps, with or without recurrence."""
     module = build_module(cfg)
     network = module.network
     load_weights(network, checkpoint, "the table's checkpoint")
-    if frames > 1:
+    if recurrent:
         network.fusion = RecurrentFusion(network.fusion, frames)
     data = build_data(cfg)
     dataset = ClipDataset(data.videos("train"), data.flow, data.train_transform, seed=data.seed)
@@ -201,10 +203,10 @@ def main() -> None:
         cfg.backbone.pretrained = cfg.model.rgb_encoder.pretrained = False  # the checkpoint brings the weights
         _, held = sequences(options.davis, fold)
         videos = [video for video in davis(options.davis, "train", hold_out=()) if video.name in held]
-        for name, (frames, clips) in ARMS.items():
+        for name, arm in ARMS.items():
             file = options.table / f"recurrence{fold}.json"
             if name not in rows_of(file):
-                network = train(cfg, checkpoint, frames, clips, options.steps)
+                network = train(cfg, checkpoint, *arm, options.steps)
                 add(file, {name: score(videos, partial(segment, network, cfg))[0]})
     print(table(options.table, "recurrence*.json"))
 

@@ -128,7 +128,7 @@ def test_the_bundled_configurations_name_no_file() -> None:
         assert config["flow"]["estimator"].get("weights", "default") == "default"
 
 
-def test_light_free_has_seen_nothing_but_procedural_clips() -> None:
+def test_light_free_was_trained_on_procedural_clips_alone() -> None:
     data = (read_config(bundled.FOLDER / "light_free.safetensors") or {})["data"]
     assert data["train"]["_target_"] == "maskvos.synthetic.dataset.synthetic"
 
