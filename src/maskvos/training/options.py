@@ -13,6 +13,7 @@ from maskvos.errors import UserError
 from maskvos.models.backbones.base import Backbone
 from maskvos.models.pixel_decoder import DeformablePixelDecoder
 from maskvos.settings.table import check_settings
+from maskvos.training.depthwise import speed_up_depthwise
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class TrainingOptions:
         Raises:
             UserError: The backbone does not support activation checkpointing, or numbers no layers.
         """
+        speed_up_depthwise(network)
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
         if self.activation_checkpointing:
