@@ -1,4 +1,4 @@
-r"""Reproduce the bundled weights: fifteen trainings, most of them initialised with the weights of an earlier one.
+r"""Reproduce the bundled weights: seventeen trainings, most of them initialised with the weights of an earlier one.
 
     python scripts/release_light.py --data data --encoder efficientnet-lite0.pth --raft raft-small.pth \
         --saliency u2netp.onnx --output release
@@ -6,12 +6,14 @@ r"""Reproduce the bundled weights: fifteen trainings, most of them initialised w
 
 The data folder holds ``DAVIS`` (see compact_davis.py) and ``images`` (see conf/data/davis_pictures.yaml). The first six
 trainings start from random weights; then the appearance encoder is replaced (see replace_encoder.py), and six more
-follow with animated pictures: these are ``light`` and, with U2-Net-p, ``light_saliency``. The thirteenth, with flow by
-RAFT, makes ``light_raft`` of the eleventh. The last two start anew, from random weights and procedural clips alone, and
-make ``light_free``, with U2-Net-p. To resume, run the command again: finished trainings are skipped, and an interrupted
-one resumes from its checkpoint. About twelve hours on two cores. The released weights were trained like this, except
-that the third training was stopped at step 4,869 of 5,400, and that the head was padded with zeros in the first eleven
-trainings and in the thirteenth.
+follow with animated pictures. The thirteenth, with flow by RAFT, makes ``light_raft`` of the eleventh. The next two
+start anew, from random weights and procedural clips alone, and make ``light_free``, with U2-Net-p. The last two follow
+the twelfth with other clips; the mean of the weights of all three is ``light`` and, with U2-Net-p, ``light_saliency``.
+
+To resume, run the command again: finished trainings are skipped, and an interrupted one resumes from its checkpoint.
+About fourteen hours on two cores. The released weights were trained like this, except that the third training was
+stopped at step 4,869 of 5,400, that the head was padded with zeros in the first eleven trainings and in the thirteenth,
+and that the last two continued the weights of the twelfth in half precision.
 """
 
 from __future__ import annotations
@@ -90,11 +92,28 @@ FREE = {
     "15": [_SMALL, "trainer.max_steps=1200"],
 }
 """Trainings on procedural clips alone (experiment=light_free): number to overrides."""
-TRAININGS = {**SCRATCH, **PICTURES, **RAFT, **FREE}
-START = {"1": None, "7": "start.ckpt", "13": "11/checkpoints/last.ckpt", "14": None}
+
+
+def _clips(seed: int) -> list[str]:
+    """The overrides that draw other procedural clips, and animate the pictures otherwise."""
+    return [f"+data.train.parts.{part}.seed={seed}" for part in (1, 2, 3)]
+
+
+MORE = {
+    "16": ["trainer.max_steps=2300", "train.ema=0.998", "seed=11", *_clips(11), *_ALL_SEQUENCES],
+    "17": [
+        *("trainer.max_steps=2300", "train.ema=0.998", "seed=12", *_clips(12), *_ALL_SEQUENCES),
+        *("data.weights.varied=3", "data.paste=0.5"),
+    ],
+}
+"""Trainings with other clips (experiment=light): number to overrides."""
+TRAININGS = {**SCRATCH, **PICTURES, **RAFT, **FREE, **MORE}
+_TWELFTH = "12/checkpoints/last.ckpt"
+START = {"1": None, "7": "start.ckpt", "13": "11/checkpoints/last.ckpt", "14": None, "16": _TWELFTH, "17": _TWELFTH}
 """What a training starts from, if it is not the end of the one before; None: random weights."""
-RELEASED = {"light": "12", "light_saliency": "12", "light_raft": "13", "light_free": "15"}
-"""The training whose weights are released under a name, which is that of an experiment."""
+_LIGHT = ["16", "17", "12"]
+RELEASED = {"light": _LIGHT, "light_saliency": _LIGHT, "light_raft": ["13"], "light_free": ["15"]}
+"""The trainings whose weights, or their mean, are released under a name, which is that of an experiment."""
 
 
 def command(number: str, options: argparse.Namespace) -> list[str]:
@@ -103,7 +122,7 @@ def command(number: str, options: argparse.Namespace) -> list[str]:
     settings = [f"paths.data={options.data}", f"hydra.run.dir={run}", "data.test=null", "trainer.precision=bf16-mixed"]
     if number in SCRATCH:
         settings += ["+experiment=light_scratch", f"flow.cache={options.output}/flow"]
-    elif number in PICTURES:
+    elif number in PICTURES or number in MORE:
         settings += ["+experiment=light", f"backbone.pretrained={options.encoder}", *_FROZEN]
     elif number in FREE:
         settings += ["+experiment=light_free", f"model.saliency.pretrained={options.saliency}", "train.ema=0.998"]
@@ -126,6 +145,16 @@ def run(arguments: list[str]) -> None:
     process = subprocess.run([sys.executable, *arguments], check=False)
     if process.returncode:
         sys.exit(process.returncode)
+
+
+def mean(checkpoints: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first checkpoint, with the mean of the weights of all (Wortsman et al., "Model Soups", ICML 2022)."""
+    weights = [checkpoint["state_dict"] for checkpoint in checkpoints]
+    means = {
+        key: torch.stack([other[key] for other in weights]).mean(0) if value.is_floating_point() else value
+        for key, value in weights[0].items()
+    }
+    return {**checkpoints[0], "state_dict": means}
 
 
 def use_as(checkpoint: dict[str, Any], name: str) -> None:
@@ -182,8 +211,8 @@ def main() -> None:
             run([script, str(trained), str(start), "--images", str(options.data), *encoder])
         run(["-m", "maskvos.run", *command(number, options)])
         done.touch()
-    for name, number in RELEASED.items():
-        checkpoint = read_checkpoint(options.output / number / "checkpoints/last.ckpt")
+    for name, numbers in RELEASED.items():
+        checkpoint = mean([read_checkpoint(options.output / n / "checkpoints/last.ckpt") for n in numbers])
         use_as(checkpoint, name)
         if name == "light_saliency":
             add_saliency(checkpoint, options.saliency)

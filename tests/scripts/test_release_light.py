@@ -57,19 +57,21 @@ def test_settings_of_the_released_trainings_exist(monkeypatch: pytest.MonkeyPatc
     options = argparse.Namespace(output=Path("out"), data=Path("data"), settings=["data.batch_size=2"], **files)
     composed = [compose(release.command(number, options)) for number in release.TRAININGS]
     before = [f"out/{number}/checkpoints/last.ckpt" for number in range(1, 12)]
-    starts = [None, *before[:5], "out/start.ckpt", *before[6:], before[-1], None, "out/14/checkpoints/last.ckpt"]
+    free = [None, "out/14/checkpoints/last.ckpt"]
+    twelfth = "out/12/checkpoints/last.ckpt"
+    starts = [None, *before[:5], "out/start.ckpt", *before[6:], before[-1], *free, twelfth, twelfth]
     assert [cfg.init_from for cfg in composed] == starts
     assert all(cfg.data.batch_size == 2 for cfg in composed)
     # Released trainings have the settings of their experiments, which are stored with the weights.
     trained = dict(zip(release.TRAININGS, composed, strict=True))
-    for name, number in release.RELEASED.items():
+    for name, numbers in release.RELEASED.items():
         if name == "light_saliency":  # not trained
             continue
-        cfg = trained[number]
-        trained_as = (f"data.size={cfg.data.size}", "flow.estimator.max_size=448") if name == "light_free" else ()
-        own = compose([f"+experiment={name}", *trained_as])
-        assert (cfg.name, cfg.augment, cfg.tta, cfg.optim.lr) == (name, own.augment, own.tta, own.optim.lr)
-        assert (cfg.data.size, cfg.flow.estimator.max_size) == (own.data.size, own.flow.estimator.max_size)
+        for cfg in (trained[number] for number in numbers):
+            trained_as = (f"data.size={cfg.data.size}", "flow.estimator.max_size=448") if name == "light_free" else ()
+            own = compose([f"+experiment={name}", *trained_as])
+            assert (cfg.name, cfg.augment, cfg.tta, cfg.optim.lr) == (name, own.augment, own.tta, own.optim.lr)
+            assert (cfg.data.size, cfg.flow.estimator.max_size) == (own.data.size, own.flow.estimator.max_size)
 
 
 @pytest.mark.slow
@@ -88,6 +90,19 @@ def test_settings_of_the_ablations_exist(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(cfg != light_plain for cfg in light_others)
     for cfg in (plain, *others):
         Style.of(cfg.data.train.parts[1].style)
+
+
+def test_released_weights_are_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    release = importlib.import_module("release_light")
+    first, second = (
+        {"global_step": step, "state_dict": {"weight": torch.tensor([float(step), 1.0]), "batches": torch.tensor(step)}}
+        for step in (3, 5)
+    )
+    mean = release.mean([first, second])
+    assert mean["state_dict"]["weight"].tolist() == [4.0, 1.0]
+    assert (mean["state_dict"]["batches"], mean["global_step"]) == (3, 3)
+    assert first["state_dict"]["weight"].tolist() == [3.0, 1.0]
 
 
 def test_replacing_an_encoder_by_itself_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +152,6 @@ def test_released_trainings_run_in_sequence_and_finished_ones_are_skipped(tmp_pa
         if saliency is not None:
             torch.testing.assert_close(saliency.float(), networks["saliency"].side.weight, atol=1e-3, rtol=1e-3)
     times = [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
-    assert len(times) == 15
+    assert len(times) == 17
     call("release_light.py", *options)
     assert times == [path.stat().st_mtime for path in sorted((tmp_path / "out").glob("*/checkpoints/last.ckpt"))]
